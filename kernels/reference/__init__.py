@@ -1,0 +1,1 @@
+"""The text each kernel is held to: numpy, float64, no cleverness."""
