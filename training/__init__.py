@@ -1,4 +1,6 @@
 """PyTorch side: networks, data, joint and meta training."""
 
 if __name__ != "edgeadapt.training":
-    raise ImportError("this folder is installed as `edgeadapt.training`; run `pip install -e .` and import that")
+    raise ImportError(
+        "this folder is installed as `edgeadapt.training`; run `pip install -e .` and import that"
+    )

@@ -1,0 +1,210 @@
+"""The two-branch multi-scale recurrent U-Net of Chi et al. (CVPR 2021, section 3.1), with every switch of its ablations.
+
+The paper fixes the scheme and leaves the sizes unsaid; ``training/network_config.py`` names each choice and its source.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeadapt.training.blocks import EncoderLevel, ResidualBlocks, UpBlock, conv, gaussian_half
+from edgeadapt.training.network_config import NetworkConfig
+
+
+class Outputs(NamedTuple):
+    """What one forward pass gives, finest scale first; each entry is (N, 3, H / 2^z, W / 2^z)."""
+
+    restored: tuple[Tensor, ...]  # blurry image + residual, not clamped
+    reconstructed: tuple[
+        Tensor, ...
+    ]  # the blurry image again; empty when there is no auxiliary branch
+
+
+class State(NamedTuple):
+    """What flows through the units of one scale."""
+
+    x: Tensor
+    skips: tuple[Tensor, ...]  # encoder features, finest first
+    features: tuple[
+        Tensor, ...
+    ]  # decoder features F_L ... F_1, coarsest first (paper, section 3.1)
+
+
+class ScaleNet(nn.Module):
+    """The U-Net of one scale: shared units, then a primary and an auxiliary tower with a head each."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        units = list(_unit_names(config))
+        branch = config.branch_index
+        width = config.widths[0]
+        self.shared = nn.ModuleDict({name: _unit(name, config) for name in units[:branch]})
+        self.primary = nn.ModuleDict({name: _unit(name, config) for name in units[branch:]})
+        self.primary["head"] = conv(width, 3, config.kernel)
+        if config.aux_branch:
+            joined = width + 3 * config.residual_to_aux
+            self.auxiliary = nn.ModuleDict({name: _unit(name, config) for name in units[branch:]})
+            self.auxiliary["mix"] = conv(joined, width, config.kernel)
+            self.auxiliary["head"] = conv(width, 3, config.kernel)
+
+    def forward(
+        self, x: Tensor, recurrent: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """Return the residual, the reconstruction (None without auxiliary branch) and the features for the next scale.
+
+        ``x`` is (N, 6, H, W); ``recurrent`` holds F_1 ... F_L of the coarser scale at this scale's sizes.
+        """
+        shared = self._run(self.shared, State(x, (), ()), recurrent)
+        primary = self._run(self.primary, shared, recurrent)
+        residual = self.primary["head"](primary.x)
+        features = primary.features[::-1]
+        if not self.config.aux_branch:
+            return residual, None, features
+        auxiliary = self._run(self.auxiliary, shared, recurrent).x
+        if self.config.residual_to_aux:
+            auxiliary = torch.cat(
+                [auxiliary, residual], 1
+            )  # not detached: this lets the loss reach the primary head
+        hidden = F.leaky_relu(self.auxiliary["mix"](auxiliary), self.config.slope)
+        return residual, self.auxiliary["head"](hidden), features
+
+    def _run(
+        self, units: nn.ModuleDict, state: State, recurrent: tuple[Tensor, ...] | None
+    ) -> State:
+        for name, unit in units.items():
+            if name not in ("head", "mix"):
+                state = self._step(name, unit, state, recurrent)
+        return state
+
+    def _step(
+        self, name: str, unit: nn.Module, state: State, recurrent: tuple[Tensor, ...] | None
+    ) -> State:
+        kind, _, level = name.partition("_")
+        if kind == "encode":
+            x = unit(state.x, recurrent[int(level) - 1] if recurrent else None)
+            return State(x, (*state.skips, x), state.features)
+        if kind == "up":
+            return state._replace(x=unit(state.x, state.skips[int(level) - 1]))
+        x = unit(state.x)
+        return state._replace(x=x, features=(*state.features, x))
+
+
+class DeblurNet(nn.Module):
+    """The multi-scale network: runs `ScaleNet` from the coarsest scale to the finest.
+
+    Images are (N, 3, H, W) float in [-1, 1], RGB; H and W must be multiples of ``size_multiple``.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.size_multiple = config.size_multiple
+        count = 1 if config.share_scales else config.n_scales
+        self.scales = nn.ModuleList(ScaleNet(config) for _ in range(count))
+        self._initialise()
+
+    def pyramid(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The image at every scale, finest first, each half the size of the one before it, anti-aliased."""
+        levels = [image]
+        for _ in range(self.config.n_scales - 1):
+            previous = levels[-1]
+            area = self.config.pyramid == "area"
+            levels.append(F.avg_pool2d(previous, 2) if area else gaussian_half(previous))
+        return tuple(levels)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """Restore and reconstruct ``image`` at every scale."""
+        restored: list[Tensor] = []
+        reconstructed: list[Tensor] = []
+        recurrent: tuple[Tensor, ...] | None = None
+        for index, blurred in reversed(list(enumerate(self.pyramid(image)))):
+            x = torch.cat([blurred, self._estimate(blurred, restored)], 1)
+            scale = self.scales[0 if self.config.share_scales else index]
+            residual, again, features = scale(x, recurrent)
+            restored.append(blurred + residual)
+            if again is not None:
+                reconstructed.append(again)
+            if self.config.feature_recurrence and index > 0:
+                recurrent = tuple(_up2(feature) for feature in features)
+        return Outputs(tuple(restored[::-1]), tuple(reconstructed[::-1]))
+
+    def restore(self, image: Tensor) -> Tensor:
+        """The sharp image the primary branch predicts, same shape as ``image``, not clamped."""
+        return self(image).restored[0]
+
+    def adaptation_loss(self, image: Tensor) -> Tensor:
+        """The auxiliary loss of Eq. 1, one mean-L1 term a scale: (n_scales,)."""
+        return adaptation_terms(self, self(image), image)
+
+    def parameter_groups(self) -> dict[str, list[str]]:
+        """Names of the parameters of theta^S, theta^Pri and theta^Aux (paper, Eq. 2)."""
+        groups: dict[str, list[str]] = {"shared": [], "primary": [], "auxiliary": []}
+        for name, _ in self.named_parameters():
+            groups[name.split(".")[2]].append(name)
+        return {group: names for group, names in groups.items() if names}
+
+    def _estimate(self, blurred: Tensor, restored: list[Tensor]) -> Tensor:
+        if not restored:
+            return blurred
+        coarse = restored[-1].detach() if self.config.stop_gradient else restored[-1]
+        return _up2(coarse)
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, a=self.config.slope)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for scale in self.scales:
+            with torch.no_grad():
+                scale.primary["head"].weight.mul_(0.1)  # type: ignore[union-attr,index,operator]
+
+
+def restoration_terms(network: DeblurNet, outputs: Outputs, sharp: Tensor) -> Tensor:
+    """The primary loss of Eq. 1: mean absolute error at each scale, (n_scales,); the loss is their sum."""
+    pairs = zip(network.pyramid(sharp), outputs.restored, strict=True)
+    return torch.stack([(target - output).abs().mean() for target, output in pairs])
+
+
+def adaptation_terms(network: DeblurNet, outputs: Outputs, image: Tensor) -> Tensor:
+    """The auxiliary loss of Eq. 1: mean absolute error at each scale, (n_scales,); the loss is their sum.
+
+    Raises:
+        ValueError: if the network has no auxiliary branch.
+    """
+    if not outputs.reconstructed:
+        raise ValueError("adaptation loss: this network was built with aux_branch = false")
+    pairs = zip(network.pyramid(image), outputs.reconstructed, strict=True)
+    return torch.stack([(target - output).abs().mean() for target, output in pairs])
+
+
+def build(**options: object) -> DeblurNet:
+    """Build a network from the options of `NetworkConfig`; the factory that bundles name."""
+    return DeblurNet(NetworkConfig.from_options(options))
+
+
+def _unit_names(config: NetworkConfig) -> tuple[str, ...]:
+    levels = len(config.widths)
+    encoders = tuple(f"encode_{level}" for level in range(1, levels + 1))
+    decoders: tuple[str, ...] = ()
+    for level in range(levels - 1, 0, -1):
+        decoders += (f"up_{level}", f"decode_{level}")
+    return (*encoders, "bottom", *decoders)
+
+
+def _unit(name: str, config: NetworkConfig) -> nn.Module:
+    kind, _, level = name.partition("_")
+    index = int(level) - 1 if level else len(config.widths) - 1
+    if kind == "encode":
+        return EncoderLevel(index, config)
+    if kind == "up":
+        return UpBlock(index, config)
+    return ResidualBlocks(config.widths[index], config)
+
+
+def _up2(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
