@@ -1,0 +1,86 @@
+# Every target makes what it needs and leaves it there: a second call is quick.
+#
+#   PYTHON=python3.12        another interpreter (3.10 or newer)
+#   TORCH_INDEX=URL          where pip gets torch. On Linux x86-64 the usual index has a build with
+#                            several gigabytes of CUDA; an index with CPU builds saves them.
+#   PIP_ARGS="..."           further arguments of every `pip install`
+#   PYTEST_ARGS="-k bundle"  further arguments of pytest
+#   WORKERS=4                test processes
+
+PYTHON ?= python3
+PIP_ARGS ?=
+TORCH_INDEX ?=
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+WORKERS ?= 2
+
+FOLDERS := core training export kernels runtime benchmarks
+# With the folders themselves, so that a removed file counts as a change.
+SOURCES := pyproject.toml VERSION README.md LICENSE \
+	$(shell find $(FOLDERS) -name __pycache__ -prune -o -print)
+
+# Python must not find the folders of this tree before the installed package.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   watch a blurred photo being adapted to and restored (no PyTorch; writes demo/)"
+	@echo "make test   install with PyTorch into .venv and run all tests"
+	@echo "make check  linters, type checks and the way imports flow"
+	@echo "make bench  measure speed"
+	@echo "make clean  remove what the others made"
+	@echo "The head of the Makefile lists the variables; PYTHON, TORCH_INDEX and PIP_ARGS are the usual ones."
+
+demo: .venv-demo/installed
+	.venv-demo/bin/edgeadapt demo -o demo
+	@echo "The pictures are in demo/:" && ls demo
+
+test: .venv/tests-installed
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile -p no:benchmark $(PYTEST_ARGS)
+
+check: .venv/checks-installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python tools/view.py
+	.venv/bin/mypy
+	.venv/bin/pyright -p .view
+	PYTHONPATH=.view .venv/bin/lint-imports --no-logo
+
+bench: .venv/tests-installed
+	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -p no:xdist $(PYTEST_ARGS)
+
+clean:
+	rm -rf .venv .venv-demo .view build dist demo *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+
+# The package is installed as a user installs it, not in place: what is tested is what ships. pip
+# builds in build/ and would ship a file that was removed since, hence the rm.
+.venv-demo/installed: $(SOURCES) | .venv-demo/bin/python
+	rm -rf build
+	.venv-demo/bin/pip install -q $(PIP_ARGS) ".[demo]"
+	@touch $@
+
+.venv/tests-installed: $(SOURCES) | .venv/torch-installed
+	rm -rf build
+	.venv/bin/pip install -q $(PIP_ARGS) ".[test]"
+	@touch $@
+
+.venv/checks-installed: $(SOURCES) | .venv/torch-installed
+	rm -rf build
+	.venv/bin/pip install -q $(PIP_ARGS) ".[dev]"
+	@touch $@
+
+# First and by its full version: what comes later is satisfied with it and looks for no newer one.
+.venv/torch-installed: | .venv/bin/python
+	.venv/bin/pip install -q $(PIP_ARGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	@touch $@
+
+.venv/bin/python .venv-demo/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "edgeadapt needs Python 3.10 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.11 ..."; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(@D)/..
