@@ -1,7 +1,7 @@
 """The errors that edgeadapt raises on purpose.
 
-Every message says what is wrong and which value it was; ``hint`` says what to do about it. The command line prints both
-in one line and exits with status 2.
+Every message says what is wrong and which value it was; ``hint`` says what to do about it. The
+command line prints both in one line and exits with status 2.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ class EdgeadaptError(Exception):
 
     Args:
         message: what is wrong, and which value.
-        hint: what the user can do, as a full sentence; empty if there is nothing better than the message.
+        hint: what the user can do, as a full sentence; empty if there is nothing better than the
+            message.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -54,3 +55,7 @@ class BackendError(EdgeadaptError):
 
 class ArrayError(EdgeadaptError):
     """An array has the wrong shape, dtype or layout for an operation."""
+
+
+class WeightsError(EdgeadaptError):
+    """A file of adapted weights is damaged, or belongs to another bundle."""

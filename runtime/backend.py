@@ -1,0 +1,59 @@
+"""What a backend is: the one class that knows an engine's library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeadapt.bundle import Bundle
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The image at work and where its result goes: float32 (1, 3, H, W) in [-1, 1], contiguous.
+
+    A backend may keep what it derives from a frame (bindings, plans) for as long as it is given the
+    same object.
+    """
+
+    image: F32
+    restored: F32  # written with =, every element
+
+
+class Backend(Protocol):
+    """Evaluates the graphs of one bundle on the arrays that a session owns.
+
+    ``weights`` and ``gradients`` are flat float32 arrays in the order of the bundle's parameter
+    table. They stay in place for the life of the backend; the session changes the weights between
+    calls. Nothing is evaluated until it is asked for, and every method raises a `BackendError` if
+    the engine fails.
+    """
+
+    def restore(self, frame: Frame) -> None:
+        """Write ``frame.restored`` from the bundle's own weights (`restore.onnx`)."""
+
+    def restore_adapted(self, frame: Frame) -> None:
+        """Write ``frame.restored`` from ``weights`` (`loss.onnx`)."""
+
+    def loss(self, frame: Frame) -> float:
+        """The adaptation loss at ``weights`` (`loss.onnx`); writes ``frame.restored`` too."""
+
+    def gradients(self, scope: str, frame: Frame) -> float:
+        """The adaptation loss at ``weights``; writes the gradients of the scope's parameters (=).
+
+        The rest of ``gradients`` is left alone. Writes ``frame.restored`` too.
+        """
+
+
+class BackendFactory(Protocol):
+    """How a backend is opened; ``threads`` None leaves their number to the engine."""
+
+    def __call__(
+        self, bundle: Bundle, weights: F32, gradients: F32, threads: int | None
+    ) -> Backend:
+        """Check that the engine can run the bundle; raise a `BackendError` if it cannot."""

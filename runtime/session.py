@@ -1,0 +1,275 @@
+"""A bundle in use: restore an image, adapt the weights to one, go back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeadapt.bundle import Bundle, ImageContract, open_bundle
+from edgeadapt.errors import BackendError, ConfigError
+from edgeadapt.image import check_frame, from_network, padded_size, to_network
+from edgeadapt.runtime import weights_file
+from edgeadapt.runtime.backend import F32, Backend, Frame
+from edgeadapt.runtime.backends import open_backend
+from edgeadapt.runtime.optimizer import Optimizer, make_optimizer
+
+U8 = npt.NDArray[np.uint8]
+
+# The first and the last loss come from two graphs, which may add up their pixels in another order:
+# float32 sums of a million terms in blocks agree to about 1e-6. A rise of less than this is not a
+# rise.
+_LOSS_SLACK = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """What one call of `Session.adapt` did."""
+
+    losses: tuple[
+        float, ...
+    ]  # K + 1: before each step and after the last; fewer if it was cut short
+    step_seconds: tuple[float, ...]  # K: gradients and update, without the image's way in and out
+    restored_steps: tuple[
+        U8, ...
+    ]  # with keep_steps, the image at the weights of each loss; else ()
+    steps: int  # K that was asked for
+    scope: str
+    step_size: float | None  # that was asked for; None: the bundle's own
+    reverted: str  # "" or why the weights went back to the bundle's
+
+
+class Session:
+    """Restores images with a bundle's network and adapts its weights to them.
+
+    Not for several threads at once.
+
+    Args:
+        bundle: a folder that `edgeadapt export` wrote, "default" for the one that ships, or an open
+            `Bundle`.
+        backend: "auto" or a name in `edgeadapt.runtime.backends.BACKENDS`.
+        threads: number of CPU threads; None leaves it to the engine.
+
+    Raises:
+        BundleError: if the bundle is not sound.
+        BackendError: if the backend is unknown or not installed.
+    """
+
+    def __init__(
+        self, bundle: str | Path | Bundle, backend: str = "auto", threads: int | None = None
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self._original = self.bundle.weights()
+        self._weights = self._original.copy()
+        self._gradients = np.zeros_like(self._weights)
+        self._pristine = True  # the weights are the bundle's own, bit for bit
+        self._frame: Frame | None = None
+        self._engine: Backend | None = open_backend(
+            backend, self.bundle, self._weights, self._gradients, threads
+        )
+
+    @property
+    def image_contract(self) -> ImageContract:
+        """What the network takes and gives."""
+        return self.bundle.manifest.image
+
+    @property
+    def weights(self) -> F32:
+        """The weights in use: a read-only flat float32 view, ordered as the parameter table."""
+        view: F32 = self._weights.view()
+        view.flags.writeable = False
+        return view
+
+    def restore(self, image: U8) -> U8:
+        """Restore ``image``, uint8 (H, W, 3) RGB of any size, with the weights in use.
+
+        Raises:
+            ArrayError: if ``image`` is not such an array, or the network's output is not a number.
+            BackendError: if the engine fails or the session is closed.
+        """
+        engine, frame = self._engine_or_raise(), self._load("restore", image)
+        if self._pristine:
+            engine.restore(frame)
+        else:
+            engine.restore_adapted(frame)
+        return from_network(frame.restored, *image.shape[:2])
+
+    def adapt(
+        self,
+        image: U8,
+        steps: int | None = None,
+        scope: str = "all",
+        step_size: float | None = None,
+        keep_steps: bool = False,
+    ) -> Adaptation:
+        """Take gradient steps on the self-supervised loss of ``image``, from the weights in use.
+
+        An optimizer's state starts fresh. If the loss or a gradient stops being finite, or the loss
+        ends above its start, the weights go back to the bundle's and `Adaptation.reverted` says
+        why.
+
+        Args:
+            image: uint8 (H, W, 3) RGB of any size.
+            steps: number of steps K; None takes the number the network was trained for.
+            scope: which parameters may change: the name of one of the bundle's scopes.
+            step_size: of every parameter in the scope; None takes the bundle's, learned ones
+                included.
+            keep_steps: keep the restored image before each step and after the last.
+
+        Raises:
+            ArrayError, BundleError, ConfigError: if image, scope, or a number is not right; nothing
+                has changed then.
+            BackendError: if the engine fails or the session is closed.
+        """
+        steps = _checked_steps(self.bundle.manifest.adaptation.steps if steps is None else steps)
+        optimizer = make_optimizer(self.bundle, self._weights, self._gradients, scope, step_size)
+        frame = self._load("adapt", image)
+        self._gradients.fill(0.0)  # what another scope left must not reach this optimizer
+        trace = _Trace(self._engine_or_raise(), frame, image, keep_steps, plain=self._pristine)
+        fault = self._take_steps(trace, optimizer, steps, scope)
+        if fault:
+            self.reset()
+        return Adaptation(
+            tuple(trace.losses),
+            tuple(trace.seconds),
+            tuple(trace.images),
+            steps=steps,
+            scope=scope,
+            step_size=step_size,
+            reverted=fault,
+        )
+
+    def reset(self) -> None:
+        """Go back to the bundle's weights."""
+        np.copyto(self._weights, self._original)
+        self._pristine = True
+
+    def save_weights(self, path: str | Path) -> None:
+        """Write the weights in use to a safetensors file, for example one for each camera.
+
+        Raises:
+            WeightsError: if the file cannot be written.
+        """
+        weights_file.save_weights(Path(path), self.bundle, self._weights)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Use the weights of a file that `save_weights` wrote with the same bundle.
+
+        Raises:
+            WeightsError: if the file is damaged or belongs to other bundle weights; nothing has
+                changed then.
+        """
+        np.copyto(self._weights, weights_file.load_weights(Path(path), self.bundle))
+        self._pristine = False
+
+    def close(self) -> None:
+        """Free the engine and the image buffers; the session cannot be used any more."""
+        self._engine = None
+        self._frame = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _take_steps(self, trace: _Trace, optimizer: Optimizer, steps: int, scope: str) -> str:
+        """Run the K steps and the last evaluation; return "" or why the weights are no good."""
+        for _ in range(steps):
+            begin = perf_counter()
+            loss = trace.engine.gradients(scope, trace.frame)
+            trace.losses.append(loss)
+            fault = _fault(loss, trace, "a gradient", self._gradients)
+            if fault:
+                return fault
+            optimizer.step()
+            self._pristine = False
+            trace.seconds.append(perf_counter() - begin)
+            trace.keep()
+        loss = trace.engine.loss(trace.frame)
+        trace.losses.append(loss)
+        fault = _fault(loss, trace, "a weight", self._weights)
+        if fault:
+            return fault
+        trace.keep()
+        first = trace.losses[0]
+        if loss > first + _LOSS_SLACK * abs(first):
+            return f"the loss rose from {first:.6g} to {loss:.6g}"
+        return ""
+
+    def _load(self, operation: str, image: U8) -> Frame:
+        """Check ``image`` and put it into the frame of its padded size, kept for the next image."""
+        check_frame(operation, image)
+        multiple = self.image_contract.size_multiple
+        shape = (1, 3, *padded_size(image.shape[0], image.shape[1], multiple))
+        if self._frame is None or self._frame.image.shape != shape:
+            self._frame = None  # frees the old one before the new one is made
+            self._frame = Frame(np.empty(shape, np.float32), np.empty(shape, np.float32))
+        to_network(image, multiple, out=self._frame.image)
+        return self._frame
+
+    def _engine_or_raise(self) -> Backend:
+        if self._engine is None:
+            raise BackendError("the session is closed.", "open another with edgeadapt.Session.")
+        return self._engine
+
+
+class _Trace:
+    """What is recorded while the steps run."""
+
+    def __init__(
+        self, engine: Backend, frame: Frame, image: U8, keep_steps: bool, plain: bool
+    ) -> None:
+        self.engine, self.frame = engine, frame
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self.images: list[U8] = []
+        self._size = image.shape[:2]
+        self._keep_steps = keep_steps
+        self._plain = plain  # the steps start from the bundle's own weights
+
+    def keep(self) -> None:
+        """Keep the restored image of the last evaluation, if images are kept."""
+        if not self._keep_steps:
+            return
+        if self._plain and not self.images:
+            # The step's graph rounds in its own way; the image before any step is plain inference
+            # bit for bit.
+            self.engine.restore(self.frame)
+        self.images.append(from_network(self.frame.restored, *self._size))
+
+
+def _fault(loss: float, trace: _Trace, what: str, array: F32) -> str:
+    step = len(trace.seconds)
+    if not math.isfinite(loss):
+        return f"the loss is {loss} after {step} steps"
+    if not _is_finite(array):
+        return f"{what} is not finite after {step} steps"
+    if not _is_finite(trace.frame.restored):
+        return f"the restored image is not finite after {step} steps"
+    return ""
+
+
+def _is_finite(array: F32) -> bool:
+    """Whether every element is finite; unlike np.isfinite(array).all() this makes no array."""
+    with np.errstate(invalid="ignore"):
+        return math.isfinite(array.min()) and math.isfinite(array.max())
+
+
+def _checked_steps(steps: object) -> int:
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 0:
+        raise ConfigError(
+            f"steps must be a whole number, at least 0, got {steps!r}.",
+            "0 is plain inference; leave it out for the number the network was trained for.",
+        )
+    return int(steps)
