@@ -155,13 +155,21 @@ class DeblurNet(nn.Module):
         return _up2(coarse)
 
     def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, a=self.config.slope)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        for scale in self.scales:
-            with torch.no_grad():
-                scale.primary["head"].weight.mul_(0.1)  # type: ignore[union-attr,index,operator]
+        """Kaiming, but heads and what is added to a residual path start small, and linear layers keep the variance.
+
+        Without that the values grow with every block and scale, to 1e9 at the finest one.
+        """
+        for name, module in self.named_modules():
+            if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                continue
+            linear = name.endswith(("merge", "head"))
+            nn.init.kaiming_normal_(
+                module.weight, 1.0 if linear else self.config.slope, nonlinearity="leaky_relu"
+            )
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            if name.endswith(("second", "primary.head")):
+                with torch.no_grad():
+                    module.weight.mul_(0.1)
 
 
 def restoration_terms(network: DeblurNet, outputs: Outputs, sharp: Tensor) -> Tensor:
