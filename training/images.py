@@ -1,0 +1,62 @@
+"""Decoded frames, kept in memory up to a limit."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from edgeadapt.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class ImageCache:
+    """Reads images as uint8 (H, W, 3) RGB; forgets the one used longest ago when ``megabytes`` are full.
+
+    The arrays are read-only, because every caller gets the same one. Safe to use from several threads.
+    """
+
+    def __init__(self, megabytes: int) -> None:
+        self._limit_bytes = megabytes * 2**20
+        self._held_bytes = 0
+        self._frames: OrderedDict[Path, npt.NDArray[np.uint8]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: Path) -> npt.NDArray[np.uint8]:
+        """The image in ``path``.
+
+        Raises:
+            DataError: if it is not an image.
+        """
+        with self._lock:
+            if path in self._frames:
+                self._frames.move_to_end(path)
+                return self._frames[path]
+        frame = _decode(path)
+        with self._lock:
+            if path not in self._frames:
+                self._frames[path] = frame
+                self._held_bytes += frame.nbytes
+            while self._held_bytes > self._limit_bytes and len(self._frames) > 1:
+                self._held_bytes -= self._frames.popitem(last=False)[1].nbytes
+        return frame
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files right inside ``folder``, in the order of their names."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+def _decode(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            frame = np.array(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{path}: not an image that can be read ({error}).") from error
+    frame.setflags(write=False)
+    return frame

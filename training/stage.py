@@ -1,0 +1,69 @@
+"""What the training loop asks of a stage, and what both stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from edgeadapt.training.checkpoint import LearnedAdaptation
+from edgeadapt.training.config import MetaConfig, RunConfig
+from edgeadapt.training.network import DeblurNet
+
+# Replaces each tensor by its mean over all processes; must be called by all of them with the same shapes.
+Average = Callable[[Sequence[Tensor]], None]
+
+
+class Stage(Protocol):
+    """One way to train a network: joint or meta."""
+
+    kind: str
+    network: DeblurNet
+
+    def step(
+        self, iteration: int, blurred: Tensor, sharp: Tensor, average: Average
+    ) -> dict[str, Tensor]:
+        """Learn from a batch; return values to report, each a scalar tensor averaged over the processes."""
+
+    def restore(self, image: Tensor) -> dict[str, Tensor]:
+        """Restored images of (1, 3, H, W) under the names their PSNR is reported by; the last one decides."""
+
+    def state(self) -> dict[str, Any]:
+        """All that must survive besides the weights, made of tensors and plain values."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+    def adaptation(self) -> LearnedAdaptation:
+        """How the network should be adapted, as learned so far."""
+
+
+def precision(run: RunConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """The autocast context that ``run.precision`` asks for."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
+
+
+def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Put ``gradients`` where an optimiser looks for them."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def clip(parameters: Sequence[nn.Parameter], longest: float) -> None:
+    """Scale the gradients down to a common norm of ``longest``; 0 leaves them as they are."""
+    if longest > 0:
+        nn.utils.clip_grad_norm_(parameters, longest)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use ``rate`` for all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def configured_adaptation(config: MetaConfig) -> LearnedAdaptation:
+    """The adaptation as the configuration states it, with no learned step sizes."""
+    return LearnedAdaptation(config.steps, config.inner_optimizer, config.step_size)
