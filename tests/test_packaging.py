@@ -1,0 +1,147 @@
+"""What ships: every file of the tree, nothing else, and on a device without PyTorch it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import HeaderParser
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from support.tree import FOLDERS, PYPROJECT, ROOT, copy_tree, package_files, tracked_files
+
+BUILD = """
+import sys
+from setuptools import build_meta
+print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
+"""
+
+
+def build(kind: str, place: Path) -> Path:
+    source, result = copy_tree(place / "source"), place / "result"
+    result.mkdir()
+    # A stranger's build shows warnings of setuptools; ours must have none of its deprecations.
+    command = [sys.executable, "-W", "error::DeprecationWarning:setuptools", "-c", BUILD]
+    done = subprocess.run(
+        [*command, kind, str(result)], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return result / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    with zipfile.ZipFile(build("build_wheel", tmp_path_factory.mktemp("wheel"))) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_the_files_of_the_tree_and_no_other(wheel):
+    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert shipped == set(package_files())
+    assert {"edgeadapt/errors.py", "edgeadapt/py.typed"} <= shipped  # the tree is not empty
+
+
+def test_the_wheel_says_what_it_needs(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
+    metadata = HeaderParser().parsestr(wheel.read(name).decode())
+    base = [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text]
+    assert len(base) == len(PYPROJECT["project"]["dependencies"])
+    assert not any(text.startswith(("torch", "lightning", "onnxscript")) for text in base)
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Version"] == (ROOT / "VERSION").read_text().strip()
+    folder = name.removesuffix("METADATA")
+    assert "edgeadapt = edgeadapt.cli:main" in wheel.read(folder + "entry_points.txt").decode()
+    assert b"Apache License" in wheel.read(folder + "licenses/LICENSE")
+    assert "Tag: py3-none-any" in wheel.read(folder + "WHEEL").decode()
+
+
+def test_the_source_archive_holds_what_the_wheel_is_made_of(tmp_path):
+    with tarfile.open(build("build_sdist", tmp_path)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {file.relative_to(ROOT).as_posix() for file in package_files().values()}
+    assert sources <= names
+    assert {"pyproject.toml", "LICENSE", "README.md", "VERSION", "tools/view.py"} <= names
+
+
+def test_the_manifest_names_every_folder_and_file_at_the_top():
+    tops = {file.relative_to(ROOT).parts[0] for file in tracked_files()} - {".gitignore", ".ci"}
+    mentioned = set((ROOT / "MANIFEST.in").read_text().split())
+    assert tops - mentioned == {"MANIFEST.in"}  # which comes by itself
+
+
+def test_every_package_is_listed():
+    found = {
+        ".".join([package, *file.parent.relative_to(ROOT / folder).parts])
+        for package, folder in FOLDERS.items()
+        for file in (ROOT / folder).rglob("__init__.py")
+    }
+    assert sorted(PYPROJECT["tool"]["setuptools"]["packages"]) == sorted(found)
+
+
+def test_the_installed_package_is_this_tree():
+    # A forgotten reinstall would have us test yesterday's code.
+    here = Path(str(files("edgeadapt"))).parent
+    for name, source in package_files().items():
+        package = max((p for p in FOLDERS if name.startswith(p.replace(".", "/") + "/")), key=len)
+        installed = Path(str(files(package))) / name.removeprefix(package.replace(".", "/") + "/")
+        assert installed.is_file(), f"{name} is not installed beside {here}: install again"
+        assert installed.read_bytes() == source.read_bytes(), f"{name} is old: install again"
+
+
+@pytest.mark.parametrize("folder", FOLDERS.values())
+def test_a_folder_of_the_tree_does_not_import_as_a_package(folder, monkeypatch):
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (package,) = [name for name, value in FOLDERS.items() if value == folder]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: this folder is installed as")
+    assert f"`{package}`" in last
+
+
+def test_the_device_side_imports_without_torch(tmp_path):
+    # Run away from the tree, with every import of what a device does not have refused.
+    names = [
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in package_files()
+        if name.endswith(".py")
+        and not name.startswith(tuple(f"edgeadapt/{x}/" for x in ("training", "export")))
+        and not name.startswith("edgeadapt/benchmarks/")
+        and not name.endswith("__main__.py")
+    ]
+    program = f"""
+import importlib, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "lightning_fabric", "onnxscript", "skimage"):
+            raise ImportError(f"{{name}} is not on the device")
+
+sys.meta_path.insert(0, Refuse())
+for name in {names!r}:
+    importlib.import_module(name)
+print(len(sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "edgeadapt.runtime" in names
+    assert "edgeadapt.bundle" in names
+
+
+def test_the_version_is_that_of_the_file():
+    import edgeadapt
+
+    assert edgeadapt.__version__ == (ROOT / "VERSION").read_text().strip()
