@@ -1,0 +1,155 @@
+"""The commands of the device: run, info, demo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edgeadapt.bundle import open_bundle
+from edgeadapt.errors import ImageError
+from edgeadapt.runtime import report
+from edgeadapt.runtime.backends import AUTO, BACKENDS
+from edgeadapt.runtime.batch import Result, Settings, process
+from edgeadapt.runtime.inputs import Job, plan
+from edgeadapt.runtime.optimizer import flat_step_sizes
+from edgeadapt.runtime.quality import check_installed
+from edgeadapt.runtime.session import Session
+
+_BACKEND = click.option(
+    "--backend",
+    type=click.Choice([AUTO, *BACKENDS]),
+    default=AUTO,
+    show_default=True,
+    help="What computes.",
+)
+_THREADS = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads; the engine's choice."
+)
+_STEPS = click.option(
+    "--steps", type=click.IntRange(0), help="Gradient steps K; 0: plain inference.  [bundle's]"
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+
+
+@click.command()
+@click.argument("bundle")
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, help="Folder for NAME.png, or a file for one input.")
+@_STEPS
+@click.option("--scope", default="all", show_default=True, help="Which parameters may change.")
+@click.option("--step-size", type=float, help="Step size of every parameter.  [bundle's]")
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="J",
+    help="Adapt to every J-th image and reuse the weights between.",
+)
+@click.option("--keep-steps", is_flag=True, help="Also write NAME.step0.png ... NAME.stepK.png.")
+@click.option("--reference", help="Sharp image, or folder of them by name: PSNR and SSIM.")
+@_BACKEND
+@_THREADS
+@_JSON
+def run(
+    bundle: str,
+    inputs: tuple[str, ...],
+    out: str,
+    steps: int | None,
+    scope: str,
+    step_size: float | None,
+    every: int,
+    keep_steps: bool,
+    reference: str | None,
+    backend: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Adapt BUNDLE to each of INPUT... and restore it.
+
+    INPUTS are images, folders and patterns; BUNDLE is a folder, or "default" for the one that comes
+    with edgeadapt. Each image starts from the bundle's weights. An input is never overwritten.
+    """
+    if reference is not None:
+        check_installed()
+    opened = open_bundle(bundle)
+    flat_step_sizes(opened, scope, step_size)  # refuses a wrong scope or number before the work
+    count = opened.manifest.adaptation.steps if steps is None else steps
+    jobs = plan(inputs, out, reference, kept_steps=count + 1 if keep_steps else 0)
+    settings = Settings(count, scope, step_size, every, keep_steps)
+    with Session(opened, backend, threads) as session:
+        results = _with_progress(session, jobs, settings)
+    if as_json:
+        document = {"bundle": str(opened.path), "steps": count, "scope": scope, "every": every}
+        images = [report.result_document(result) for result in results]
+        report.print_json({**document, "step_size": step_size, "images": images})
+    else:
+        report.print_results(results)
+    _raise_failures(results)
+
+
+@click.command()
+@click.argument("bundle")
+@_JSON
+def info(bundle: str, as_json: bool) -> None:
+    """Say what is in BUNDLE, after checking all of it."""
+    opened = open_bundle(bundle)
+    if as_json:
+        report.print_json(report.info_document(opened))
+    else:
+        report.print_info(opened)
+
+
+@click.command()
+@click.option("-o", "--out", default="demo", show_default=True, help="Folder for demo.png.")
+@click.option("--bundle", default="default", show_default=True, help="Which network.")
+@_STEPS
+@click.option("--seed", type=int, default=0, show_default=True, help="Which blur.")
+@_BACKEND
+@_THREADS
+def demo(
+    out: str, bundle: str, steps: int | None, seed: int, backend: str, threads: int | None
+) -> None:
+    """Blur a photograph, adapt to it, restore it, and write a picture of all four."""
+    from edgeadapt.runtime.demo import make_demo, print_outcome
+
+    with Session(bundle, backend, threads) as session:
+        print_outcome(make_demo(session, Path(out), steps, seed))
+
+
+def _with_progress(session: Session, jobs: list[Job], settings: Settings) -> list[Result]:
+    results = []
+    with _progress(len(jobs)) as advance:
+        for result in process(session, jobs, settings):
+            results.append(result)
+            advance()
+    return results
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """A bar on stderr if that is a terminal; gives the function that moves it."""
+    console = report.console(stderr=True)
+    columns = (
+        TextColumn("restoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _raise_failures(results: list[Result]) -> None:
+    """The images that failed, as the one error of the whole run."""
+    failed = [result.error for result in results if result.error]
+    if len(failed) == 1 and len(results) == 1:
+        raise ImageError(failed[0])
+    if failed:
+        raise ImageError(f"{len(failed)} of {len(results)} images failed: {' | '.join(failed)}")

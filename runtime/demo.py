@@ -1,0 +1,121 @@
+"""A photograph that a dependency carries: blurred, adapted to, restored, and put side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import click
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from edgeadapt.blur import synthesize_blur
+from edgeadapt.blur_parameters import draw_parameters
+from edgeadapt.errors import ImageError
+from edgeadapt.image import write_image
+from edgeadapt.runtime.quality import Quality, check_installed, measure
+from edgeadapt.runtime.report import format_quality, print_table, shown
+from edgeadapt.runtime.session import U8, Session
+
+PICTURE = "demo.png"
+_GAP, _CAPTION = 8, 36  # pixels
+# The face of the photograph: top, left and side in pixels, shown two to one below it.
+_CROP = (0, 96, 256)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the demo measured and wrote."""
+
+    picture: Path
+    plain: Quality  # restored without adaptation
+    adapted: Quality
+    blurred: Quality
+    losses: tuple[float, ...]
+    step_seconds: tuple[float, ...]
+    restore_seconds: float
+    reverted: str
+
+
+def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> Outcome:
+    """Run the demo and write ``folder``/demo.png: blurred, K = 0, adapted and sharp.
+
+    Raises:
+        EdgeadaptError: if scikit-image is missing or the folder cannot be written.
+    """
+    check_installed()
+    blurred, sharp = synthesize_blur(_photograph(), draw_parameters(seed))
+    session.reset()
+    plain = session.restore(blurred)
+    adaptation = session.adapt(blurred, steps)
+    begin = perf_counter()
+    adapted = session.restore(blurred)
+    restore_seconds = perf_counter() - begin
+    measured = [measure(image, sharp) for image in (blurred, plain, adapted)]
+    taken = len(adaptation.step_seconds)
+    captions = ["blurred", "restored, K = 0", f"adapted, K = {taken}"]
+    texts = [
+        f"{text}: {format_quality(m)[0]} dB" for text, m in zip(captions, measured, strict=True)
+    ]
+    picture = folder / PICTURE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be made ({error}).", "choose another -o.") from error
+    write_image(picture, strip([blurred, plain, adapted, sharp], [*texts, "sharp"]))
+    return Outcome(
+        picture,
+        plain=measured[1],
+        adapted=measured[2],
+        blurred=measured[0],
+        losses=adaptation.losses,
+        step_seconds=adaptation.step_seconds,
+        restore_seconds=restore_seconds,
+        reverted=adaptation.reverted,
+    )
+
+
+def strip(images: list[U8], captions: list[str]) -> U8:
+    """The images side by side, uint8 (H, W, 3): a caption above each, an enlarged crop below."""
+    height, width = images[0].shape[:2]
+    top, left, side = _CROP
+    total = (len(images) * (width + _GAP) - _GAP, _CAPTION + height + _GAP + width)
+    canvas = Image.new("RGB", total, "white")
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=22)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x = index * (width + _GAP)
+        draw.text((x + 4, 4), caption, fill="black", font=font)
+        canvas.paste(Image.fromarray(image), (x, _CAPTION))
+        crop = Image.fromarray(np.ascontiguousarray(image[top : top + side, left : left + side]))
+        # Nearest neighbour: what is compared are the pixels, not a filter's idea of them.
+        canvas.paste(
+            crop.resize((width, width), Image.Resampling.NEAREST), (x, _CAPTION + height + _GAP)
+        )
+    return np.asarray(canvas)
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Print the table of the demo and where the picture is."""
+    steps = len(outcome.step_seconds)
+    first, last = f"{outcome.losses[0]:.6g}", f"{outcome.losses[-1]:.6g}"
+    rows = [
+        ["blurred", *format_quality(outcome.blurred), "-"],
+        ["restored, K = 0", *format_quality(outcome.plain), first],
+        [f"adapted, K = {steps}", *format_quality(outcome.adapted), last],
+    ]
+    print_table(["image", "PSNR dB", "SSIM", "loss"], rows)
+    if steps:
+        step_ms = 1e3 * sum(outcome.step_seconds) / steps
+        click.echo(f"{step_ms:.0f} ms a step, {1e3 * outcome.restore_seconds:.0f} ms to restore")
+    if outcome.reverted:
+        click.echo(f"not adapted: {outcome.reverted}")
+    click.echo(f"wrote {shown(outcome.picture)}")
+
+
+def _photograph() -> U8:
+    """NASA's portrait of Eileen Collins, 512 x 512, public domain; in scikit-image's wheel."""
+    from skimage.data import astronaut
+
+    return np.ascontiguousarray(astronaut())
