@@ -1,6 +1,8 @@
 """Files and folders that appear whole or not at all.
 
-A process killed while it writes leaves the previous file as it was; at worst a hidden temporary neighbour stays behind.
+A process killed while it writes leaves the previous file as it was; at worst a hidden temporary
+neighbour stays behind. A folder is exchanged in two moves, since no single one can replace a full
+folder: killed between them, the previous folder lies beside its place as `.edgeadapt-*.old`.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600; a result file gets what open() would
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600, a result gets what open() gives
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; put it in the place of ``path`` when the block ends without an error."""
+    """Give a temporary folder beside ``path``; put it there when the block ends without an error."""
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".edgeadapt-"))
     try:
         yield temporary
@@ -43,8 +45,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         old = Path(f"{temporary}.old")
         if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+            path.rename(old)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -14,7 +15,7 @@ GRADIENT_PREFIX = "grad."
 
 
 def check_graphs(bundle: Bundle) -> None:
-    """Check names and order of inputs and outputs, parameter shapes and external data of every graph in the bundle.
+    """Check every graph: names and order of inputs and outputs, their types, external data.
 
     Raises:
         BundleError: naming the graph and what is wrong with it.
@@ -37,41 +38,88 @@ def read_graph(file: Path) -> onnx.ModelProto:
     try:
         return onnx.load(file, load_external_data=False)
     except (DecodeError, OSError) as error:
-        raise BundleError(f"{file}: not an ONNX file ({error}).", "export the bundle again.") from error
+        raise BundleError(
+            f"{file}: not an ONNX file ({error}).", "export the bundle again."
+        ) from error
 
 
 def _check_graph(bundle: Bundle, name: str, inputs: list[str], outputs: list[str]) -> None:
     file = bundle.path / name
     model = read_graph(file)
-    for kind, wanted, values in (("inputs", inputs, model.graph.input), ("outputs", outputs, model.graph.output)):
-        got = [value.name for value in values]
-        if got != wanted:
-            odd = next((a or b for a, b in zip(got + [""] * len(wanted), wanted, strict=False) if a != b), got[-1])
-            raise BundleError(f"{file}: {kind} do not match the manifest, starting at {odd!r}.", "export it again.")
-    shapes = {row.name: row.shape for row in bundle.manifest.parameters}
-    for value in model.graph.input[1:]:
-        shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-        if shape != shapes[value.name]:
-            raise BundleError(f"{file}: parameter {value.name!r} is {shape}, expected {shapes[value.name]}.")
-    _check_external_data(bundle, file, model)
+    try:
+        _check_names(file, "inputs", [value.name for value in model.graph.input], inputs)
+        _check_names(file, "outputs", [value.name for value in model.graph.output], outputs)
+        shapes = {row.name: row.shape for row in bundle.manifest.parameters}
+        for value in model.graph.input:
+            _check_input(file, value, shapes.get(value.name))
+        _check_external_data(bundle, file, model)
+    except UnicodeDecodeError as error:  # protobuf decodes a string when it is looked at
+        raise BundleError(
+            f"{file}: not an ONNX file ({error}).", "export the bundle again."
+        ) from error
+
+
+def _check_names(file: Path, kind: str, got: list[str], wanted: list[str]) -> None:
+    for index in range(max(len(got), len(wanted))):
+        have = got[index] if index < len(got) else "nothing"
+        want = wanted[index] if index < len(wanted) else "nothing"
+        if have != want:
+            raise BundleError(
+                f"{file}: {kind} do not match the manifest: {have!r} in place of {want!r}.",
+                "export the bundle again.",
+            )
+
+
+def _check_input(file: Path, value: onnx.ValueInfoProto, shape: tuple[int, ...] | None) -> None:
+    """``shape`` is the parameter's; None for the image, which has symbolic height and width."""
+    tensor = value.type.tensor_type
+    got = tuple(dim.dim_value for dim in tensor.shape.dim)
+    # A fixed side would mean a graph for one image size only.
+    expected = (1, 3, 0, 0) if shape is None else shape
+    if tensor.elem_type != onnx.TensorProto.FLOAT or got != expected:
+        raise BundleError(
+            f"{file}: input {value.name!r} must be float32 {expected}, got ONNX type "
+            f"{tensor.elem_type} {got} (0: any).",
+            "export the bundle again.",
+        )
 
 
 def _check_external_data(bundle: Bundle, file: Path, model: onnx.ModelProto) -> None:
-    """Refuse external data that is not a listed file of the bundle: the path comes from the file, so from anyone."""
+    """Refuse external data that is no file of the bundle: the path in it can come from anyone."""
     for tensor in _tensors(model):
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if tensor.data_location == onnx.TensorProto.EXTERNAL and location not in bundle.manifest.files:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
+            continue
+        locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        if len(locations) != 1 or locations[0] not in bundle.manifest.files:
+            where = locations[0] if locations else ""
             raise BundleError(
-                f"{file}: tensor {tensor.name!r} refers to {location!r}, which is not a file of the bundle.",
+                f"{file}: tensor {tensor.name!r} refers to {where!r}, which is not a file of the "
+                "bundle.",
                 "do not use this bundle unless you know who made it.",
             )
 
 
-def _tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    tensors = list(model.graph.initializer)
-    for nodes in [model.graph.node, *(function.node for function in model.functions)]:
-        for node in nodes:
-            for attribute in node.attribute:
-                tensors += [attribute.t, *attribute.tensors] if attribute.HasField("t") else attribute.tensors
-    return tensors
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Tensors in the attributes of nodes, and in the graphs that If and Loop carry there."""
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in attribute.graphs:
+                yield from _graph_tensors(graph)
+            if attribute.HasField("g"):
+                yield from _graph_tensors(attribute.g)
