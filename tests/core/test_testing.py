@@ -74,7 +74,10 @@ def test_only_zero_is_close_to_zero():
     assert_gradient_close(zero, zero)
     report = compare_gradients(zero, zero)
     assert (report.relative_l2, report.cosine, report.worst_error) == (0.0, 1.0, 0.0)
+    assert compare_gradients(zero + 1e-30, zero).relative_l2 == np.inf
+    assert compare_gradients(zero, zero + 1e-30).relative_l2 == 1.0
     for actual, expected in [(zero + 1e-30, zero), (zero, zero + 1e-30)]:
+        assert compare_gradients(actual, expected).cosine == 0.0
         with pytest.raises(AssertionError):
             assert_gradient_close(actual, expected)
 
@@ -84,6 +87,15 @@ def test_a_nan_in_the_expected_gradient_is_refused(gradient):
     gradient[1, 2, 3] = np.nan
     with pytest.raises(AssertionError, match=r"worst element \(1, 2, 3\).*NOT FINITE"):
         assert_gradient_close(gradient, gradient)
+    assert not compare_gradients(np.zeros(SHAPE), gradient).finite
+    assert not compare_gradients(gradient, np.zeros(SHAPE)).finite
+
+
+def test_the_cosine_tells_direction_from_scale(gradient):
+    # The square root of a square and back: a few roundings of 1.1e-16.
+    for factor, cosine in [(-1, -1.0), (1.1, 1.0), (1e-20, 1.0)]:
+        report = compare_gradients(factor * gradient, gradient)
+        assert report.cosine == pytest.approx(cosine, abs=1e-14)
 
 
 def test_the_report_is_what_the_formulas_say(gradient):
@@ -138,6 +150,9 @@ def test_a_photo_looks_like_one():
     assert (picture != photo(1, 129, 200)).mean() > 0.5
     assert 30 < picture.std() < 100
     assert 60 < picture.mean() < 200
+    # Highlights and shadows saturate: the two end values gather what lies beyond them.
+    levels = np.bincount(picture.astype(int).ravel(), minlength=256)
+    assert levels[0] + levels[255] > 3 * (levels[1] + levels[254])
     # Amplitudes of 1/f fall to a tenth over this decade. Those of white noise do not fall, those of
     # a picture without detail (1/f^2) fall to a hundredth.
     amplitude = np.abs(np.fft.fft2(picture.mean(axis=-1) - picture.mean()))
