@@ -1,8 +1,9 @@
-"""Synthetic dynamic-scene blur: a shaking camera, objects that move on their own, sensor noise and JPEG.
+"""Synthetic dynamic-scene blur: shaking camera, moving objects, sensor noise and JPEG.
 
-A sharp photo is moved along a path as the shutter stays open; the sub-frames are averaged in linear light (gamma 2.2,
-as the GoPro set was made, Nah et al. 2017, section 3). The middle sub-frame is the sharp target, so the pair is aligned.
-Everything random is drawn beforehand into a `BlurParameters`, so a blur can be recorded and repeated.
+A sharp photo is moved along a path as the shutter stays open; the sub-frames are averaged in linear
+light (gamma 2.2, as the GoPro set was made, Nah et al. 2017, section 3). The middle sub-frame is
+the sharp target, so the pair is aligned. Everything random is drawn beforehand into a
+`BlurParameters`, so a blur can be recorded and repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Pair(NamedTuple):
 def synthesize_blur(sharp: Frame, parameters: BlurParameters, margin: int = 0) -> Pair:
     """Blur ``sharp``, uint8 (H, W, 3) RGB; both results are ``margin`` pixels smaller on each side.
 
-    What moves in from outside is taken from the margin; where that does not reach, from the mirrored image.
+    What moves in from outside is taken from the margin; where that does not reach, from the
+    mirrored image.
 
     Raises:
         ArrayError: if ``sharp`` is not a uint8 (H, W, 3) array larger than twice the margin.
@@ -59,12 +61,12 @@ def synthesize_blur(sharp: Frame, parameters: BlurParameters, margin: int = 0) -
         total += frame
         if index == len(parameters.camera) // 2:
             target = _from_linear(frame, parameters.gamma)
-    blurred = _expose(total / len(parameters.camera), parameters)
+    blurred = _expose(total / np.float32(len(parameters.camera)), parameters)
     return Pair(_jpeg(_from_linear(blurred, parameters.gamma), parameters.jpeg_quality), target)
 
 
 def average_frames(frames: Sequence[Frame], gamma: float = 2.2) -> Frame:
-    """Mean of uint8 (H, W, 3) frames in linear light: the blur that a longer exposure would have given.
+    """Mean of uint8 (H, W, 3) frames in linear light: the blur of a longer exposure.
 
     Raises:
         ArrayError: if there is no frame, or the frames differ in shape or are not uint8 (H, W, 3).
@@ -90,7 +92,7 @@ def _sub_frame(
     parameters: BlurParameters,
     index: int,
 ) -> Planes:
-    """What the sensor sees at one instant: (3, height, width) of ``box``, later objects in front of earlier ones."""
+    """What the sensor sees at one instant, (3, height, width); later objects lie in front."""
     camera = parameters.camera[index]
     centre = (box.top + box.height / 2, box.left + box.width / 2)
     frame = sample_moved(scene, box, camera, centre)
@@ -108,7 +110,7 @@ def _sub_frame(
 
 
 def _object_layer(scene: Planes, box: Box, moving: MovingObject) -> tuple[Planes, Box]:
-    """Colour times coverage, and coverage, of an object: (4, H, W) like ``scene``; and the part of ``box`` it can reach."""
+    """An object, colour times coverage and coverage (4, H, W); the part of ``box`` it reaches."""
     side = min(box.height, box.width)
     radius_y, radius_x = (max(1.0, radius * side) for radius in moving.radii)
     centre_y, centre_x = (
@@ -136,13 +138,13 @@ def _object_layer(scene: Planes, box: Box, moving: MovingObject) -> tuple[Planes
 
 
 def _coverage(
-    rows: npt.NDArray[np.float64],
-    columns: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.floating],
+    columns: npt.NDArray[np.floating],
     radius_y: float,
     radius_x: float,
     moving: MovingObject,
 ) -> npt.NDArray[np.float32]:
-    """How much of each pixel the object covers, in [0, 1]: an ellipse, or a convex polygon inside it, with a soft edge."""
+    """How much of each pixel the object covers, in [0, 1]: an ellipse, cut by the sides."""
     cosine, sine = math.cos(moving.angle), math.sin(moving.angle)
     u = (cosine * rows[:, None] + sine * columns[None, :]) / radius_y
     v = (cosine * columns[None, :] - sine * rows[:, None]) / radius_x
@@ -156,17 +158,18 @@ def _coverage(
 
 
 def _expose(light: Planes, parameters: BlurParameters) -> Planes:
-    """Clip at the sensor's full well and add shot noise (variance grows with light) and read noise."""
+    """Clip at full well; add shot noise, whose variance grows with the light, and read noise."""
     light = np.minimum(light, np.float32(1))
     if parameters.shot_noise == 0 and parameters.read_noise == 0:
         return light
     rng = np.random.default_rng(parameters.noise_seed)
     deviation = np.sqrt(parameters.shot_noise * light + parameters.read_noise**2, dtype=np.float32)
-    return light + deviation * rng.standard_normal(light.shape, dtype=np.float32)
+    noisy: Planes = light + deviation * rng.standard_normal(light.shape, dtype=np.float32)
+    return noisy
 
 
 def _to_linear(frame: Frame, parameters: BlurParameters) -> Planes:
-    """Linear light (3, H, W); white is brighter than a sensor can show, so that lights leave streaks when they move."""
+    """Linear light (3, H, W). White becomes more than 1, so that moving lights leave streaks."""
     table = _gamma_table(parameters.gamma)
     table[250:] *= parameters.highlight_gain
     return table[np.ascontiguousarray(frame.transpose(2, 0, 1))]
@@ -177,11 +180,14 @@ def _from_linear(planes: Planes, gamma: float) -> Frame:
 
 
 def _gamma_table(gamma: float) -> npt.NDArray[np.float32]:
-    return ((np.arange(256) / 255) ** gamma).astype(np.float32)
+    table: npt.NDArray[np.float32] = np.power(np.arange(256) / 255, gamma).astype(np.float32)
+    return table
 
 
 def _encode(light: Planes, gamma: float) -> Frame:
-    return np.rint(255 * np.clip(light, 0, 1) ** np.float32(1 / gamma)).astype(np.uint8)
+    bright = np.power(np.clip(light, 0, 1), np.float32(1 / gamma))
+    frame: Frame = np.rint(255 * bright).astype(np.uint8)
+    return frame
 
 
 def _jpeg(frame: Frame, quality: int) -> Frame:

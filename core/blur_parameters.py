@@ -15,7 +15,7 @@ from edgeadapt.warp import Pose
 
 @dataclass(frozen=True)
 class MovingObject:
-    """Something that moves in front of the background; positions and sizes are fractions of the image."""
+    """Something in front of the background; positions and sizes are fractions of the image."""
 
     centre: tuple[float, float]  # (y, x) as fractions of height and width
     radii: tuple[float, float]  # as fractions of the shorter side
@@ -32,7 +32,7 @@ class MovingObject:
 
 @dataclass(frozen=True)
 class BlurParameters:
-    """Everything that `edgeadapt.blur.synthesize_blur` needs besides the photo. As JSON: `to_json`, `from_json`."""
+    """All that `edgeadapt.blur.synthesize_blur` needs besides the photo."""
 
     camera: tuple[Pose, ...]  # one pose a sub-frame, an odd number; the middle one is zero
     objects: tuple[MovingObject, ...] = ()
@@ -79,10 +79,10 @@ class BlurParameters:
 
 
 def draw_parameters(seed: int, strength: float = 1.0) -> BlurParameters:
-    """Draw a blur; the same seed gives the same blur on every machine. ``strength`` scales all motions.
+    """Draw a blur from a seed; ``strength`` scales all its motions.
 
-    The camera moves by up to 24 px and turns by up to 2 degrees at strength 1, mostly much less; none to three objects
-    move relative to it by up to 20 px.
+    The camera moves by up to 24 px and turns by up to 2 degrees at strength 1, mostly much less;
+    none to three objects move relative to it by up to 20 px.
 
     Raises:
         ConfigError: if ``strength`` is negative or not finite.
@@ -95,7 +95,8 @@ def draw_parameters(seed: int, strength: float = 1.0) -> BlurParameters:
         strength * float(rng.uniform(2, 20))
         for _ in range(int(rng.choice(4, p=(0.3, 0.3, 0.25, 0.15))))
     ]
-    # Steps of 1.5 px and less leave no ghosts; more than 17 sub-frames cost time and add nothing up to 24 px.
+    # Steps of 1.5 px and less leave no ghosts; more than 17 sub-frames cost time and add nothing up
+    # to 24 px.
     frames = 2 * min(8, max(3, math.ceil(max([extent_px, *travels]) / 3))) + 1
     camera = _draw_path(rng, frames, extent_px, strength * 2 * float(rng.random()) ** 2)
     noisy, compressed = rng.random() < 0.7, rng.random() < 0.5
@@ -141,7 +142,7 @@ def _draw_object(
 def _draw_path(
     rng: np.random.Generator, frames: int, extent_px: float, turn_degrees: float
 ) -> tuple[Pose, ...]:
-    """A path whose bounding box has the diagonal ``extent_px``: the heading wanders, the speed varies, the middle is 0."""
+    """A path through 0, ``extent_px`` across its bounding box; heading and speed vary."""
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(
         rng.normal(0, rng.uniform(0, 1.2) / math.sqrt(frames), frames)
     )

@@ -60,8 +60,8 @@ def sample_moved(
 ) -> npt.NDArray[np.float32]:
     """The pixels of ``box`` after ``planes`` was turned about ``centre`` and moved by ``pose``.
 
-    ``planes`` is (C, H, W), ``centre`` (y, x) in its pixel indices; the result is a fresh (C, box.height, box.width).
-    Outside, the nearest pixel of the border counts.
+    ``planes`` is (C, H, W), ``centre`` (y, x) in its pixel indices; the result is a
+    fresh (C, box.height, box.width). Outside, the nearest pixel of the border counts.
     """
     cosine, sine = math.cos(math.radians(pose.degrees)), math.sin(math.radians(pose.degrees))
     rows = np.arange(box.top, box.bottom, dtype=np.float32)[:, None] - np.float32(
@@ -78,21 +78,36 @@ def sample_moved(
 def _bilinear(
     planes: npt.NDArray[np.float32], y: npt.NDArray[np.float32], x: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Read (C, H, W) at the points (y, x), each (h, w): (C, h, w). One plane at a time: gathers stay in the cache."""
+    """Read (C, H, W) at the points (y, x), each (h, w): (C, h, w)."""
     height, width = planes.shape[1:]
     y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
-    top, left = y.astype(np.int32), x.astype(np.int32)
-    y -= top
-    x -= left
-    first = top * width + left
-    right = (left < width - 1).astype(np.int32)
-    below = np.where(top < height - 1, np.int32(width), np.int32(0))
+    # The last row and column are read with weight 1 from the cell before them, so that no tap falls
+    # outside.
+    top = np.minimum(y.astype(np.intp), max(height - 2, 0))
+    left = np.minimum(x.astype(np.intp), max(width - 2, 0))
+    y, x = y - top.astype(np.float32), x - left.astype(np.float32)
+    taps = top * width + left
+    below, right = (width if height > 1 else 0), (1 if width > 1 else 0)
     result = np.empty((planes.shape[0], *y.shape), np.float32)
     for plane, out in zip(planes.reshape(planes.shape[0], -1), result, strict=True):
-        upper, lower = plane.take(first), plane.take(first + below)
-        upper += x * (plane.take(first + right) - upper)
-        lower += x * (plane.take(first + below + right) - lower)
-        np.subtract(lower, upper, out=lower)
+        upper = _between(plane, taps, right, x)
+        lower = _between(plane[below:], taps, right, x)
+        lower -= upper
         lower *= y
         np.add(upper, lower, out=out)
     return result
+
+
+def _between(
+    values: npt.NDArray[np.float32],
+    taps: npt.NDArray[np.intp],
+    right: int,
+    x: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """(1 - x) values[taps] + x values[taps + right]."""
+    near = values.take(taps, mode="clip")  # nothing is clipped: this mode skips a range check
+    far = values[right:].take(taps, mode="clip")
+    far -= near
+    far *= x
+    near += far
+    return near
