@@ -63,7 +63,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        CheckpointError: if it is missing, damaged, not a checkpoint of edgeadapt or of a newer format.
+        CheckpointError: if it is missing, damaged, not a checkpoint of edgeadapt or of a newer
+            format.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -80,7 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint that `edgeadapt train` wrote.")
     if version > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint format {version} is newer than this edgeadapt, which reads {FORMAT_VERSION}.",
+            f"{path}: checkpoint format {version}, this edgeadapt reads up to {FORMAT_VERSION}.",
             "upgrade edgeadapt.",
         )
     wrong = {entry.name for entry in fields(Checkpoint)} ^ content.keys()

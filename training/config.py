@@ -1,4 +1,4 @@
-"""Training configuration: TOML -> frozen dataclasses. A key that is not a field is an error, so a slip cannot hide."""
+"""Training configuration: TOML -> frozen dataclasses; a key that is no field is an error."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class TrainingConfig:
 
 
 def read_config(name: str) -> TrainingConfig:
-    """Read a TOML file, or one that ships in the package by its name without suffix ("edge", "nano").
+    """Read a TOML file, or one that ships in the package by its name without suffix (edge, nano).
 
     Raises:
         ConfigError: naming the file, the key and the keys there are.

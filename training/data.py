@@ -31,7 +31,7 @@ class Batches:
     world_size: int = 1
 
     def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Blurred and sharp images of this process, each (size / world_size, 3, crop, crop) in [-1, 1]."""
+        """Blurred and sharp images of this process, (size / world_size, 3, crop, crop) each."""
         pairs = [self.pair(iteration, i) for i in range(self.rank, self.size, self.world_size)]
         return to_tensor([p.blurred for p in pairs]), to_tensor([p.sharp for p in pairs])
 
@@ -46,7 +46,7 @@ class Batches:
         return Pair(pair.blurred[flip], pair.sharp[flip])
 
     def ahead(self, start: int, stop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield (iteration, blurred, sharp), each made in a thread while the one before it is used."""
+        """Yield (iteration, blurred, sharp), made in a thread while the one before is used."""
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             waiting = pool.submit(self.batch, start)
             for iteration in range(start, stop):
@@ -72,7 +72,7 @@ def open_batches(
 def validation_pairs(
     config: DataConfig, root: Path, cache: ImageCache, multiple: int
 ) -> list[Pair]:
-    """The pairs of ``[[data.validation]]``: always the same; height and width are multiples of ``multiple``."""
+    """The pairs of ``[[data.validation]]``, always the same, cut to multiples of ``multiple``."""
     pairs = []
     for entry in config.validation:
         source = open_source(entry, root, cache)

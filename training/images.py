@@ -16,9 +16,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class ImageCache:
-    """Reads images as uint8 (H, W, 3) RGB; forgets the one used longest ago when ``megabytes`` are full.
+    """Reads images as uint8 (H, W, 3) RGB and keeps the last used ``megabytes`` of them.
 
-    The arrays are read-only, because every caller gets the same one. Safe to use from several threads.
+    The arrays are read-only, because every caller gets the same one. Safe to use from several
+    threads.
     """
 
     def __init__(self, megabytes: int) -> None:

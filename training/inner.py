@@ -1,4 +1,4 @@
-"""The inner loop: K gradient steps on the auxiliary loss of one sample (Eq. 4 of Chi et al., CVPR 2021)."""
+"""The inner loop: K gradient steps on the auxiliary loss (Eq. 4 of Chi et al., CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def adapt(
     optimizer: str = "sgd",
     second_order: bool = False,
 ) -> Adapted:
-    """Take ``steps`` steps on the auxiliary loss of ``image`` (N, 3, H, W), from ``start``, for every parameter.
+    """Take ``steps`` steps of every parameter on the auxiliary loss of ``image`` (N, 3, H, W).
 
-    The result stays connected to ``start`` and ``step_sizes``; with ``second_order`` through the gradients as well,
-    without it as if these were constants (first-order MAML).
+    The result stays connected to ``start`` and ``step_sizes``; with ``second_order`` through the
+    gradients as well, without it as if these were constants (first-order MAML).
     """
     update = Sgd() if optimizer == "sgd" else Adam()
     parameters = dict(start)
@@ -82,7 +82,7 @@ class Adam:
     step: int = 0
 
     def moves(self, gradient: Parameters) -> Parameters:
-        """m / (sqrt(v) + eps) with both moments corrected for their start at zero (Kingma and Ba 2015)."""
+        """m / (sqrt(v) + eps), both moments corrected for their start at 0 (Kingma, Ba 2015)."""
         self.step += 1
         return {name: self._move(name, value) for name, value in gradient.items()}
 

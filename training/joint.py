@@ -36,7 +36,7 @@ class JointStage:
         with precision(self.config.run, blurred.device):
             losses = joint_losses(self.network, blurred, sharp)
         total = torch.stack(list(losses.values())).sum()
-        total.backward()
+        torch.autograd.backward(total)
         values = {"loss": total.detach()} | {name: loss.detach() for name, loss in losses.items()}
         average([*(p.grad for p in self._parameters if p.grad is not None), *values.values()])
         clip(self._parameters, self.config.joint.clip_norm)
@@ -73,7 +73,7 @@ class JointStage:
 
 
 class Plateau:
-    """Halves the rate when the mean loss of a window has not fallen for ``plateau_patience`` windows."""
+    """Halves the rate when the loss has not fallen for ``plateau_patience`` windows."""
 
     def __init__(self, config: JointConfig) -> None:
         self._config = config

@@ -12,10 +12,10 @@ from edgeadapt.training.sources import WINDOWS, PairSource, SharpSource, Source,
 
 LAYOUTS = {
     "gopro": "<sequence>/blur (or blur_gamma) and <sequence>/sharp, with the same file names",
-    "reds": "train_blur/<sequence>/*.png and train_sharp/<sequence>/*.png, or val_blur and val_sharp",
+    "reds": "train_blur/<sequence>/* and train_sharp/<sequence>/*, or val_blur and val_sharp",
     "pairs": "blur/ and sharp/, with the same file names",
     "sharp": "sharp images, right inside the folder or one folder deeper",
-    "video": f"frames of a fast camera, at least {WINDOWS[-1]} in a folder, right inside or one folder deeper",
+    "video": f"{WINDOWS[-1]} frames or more of a fast camera, right inside or one folder deeper",
 }
 
 
@@ -45,7 +45,7 @@ def open_source(config: SourceConfig, root: Path, cache: ImageCache) -> Source:
 
 
 def read_gopro(folder: Path, blur: str) -> list[tuple[Path, Path]]:
-    """Pairs of every ``<sequence>/<blur>`` and ``<sequence>/sharp``; ``folder`` may be one sequence itself."""
+    """Pairs of every ``<sequence>``; ``folder`` may be a sequence itself."""
     sequences = [folder, *_folders(folder)]
     return [
         pair for s in sequences if (s / blur).is_dir() for pair in _match(s / blur, s / "sharp")
@@ -76,7 +76,7 @@ def _match(blurred: Path, sharp: Path) -> list[tuple[Path, Path]]:
     if alone:
         side = blurred if alone[0] in by_stem[0] else sharp
         raise DataError(
-            f"{side}: {len(alone)} images have no partner in the other folder, the first is {alone[0]!r}.",
+            f"{side}: {len(alone)} images have no partner, the first is {alone[0]!r}.",
             "blurred and sharp images pair up by file name; complete or remove these.",
         )
     return [(by_stem[0][stem], by_stem[1][stem]) for stem in sorted(by_stem[0])]

@@ -1,14 +1,15 @@
 """Stage 2: meta-auxiliary training, Algorithm 1 of Chi et al. (CVPR 2021).
 
-For each sample the weights are adapted by K steps on the auxiliary loss; the outer step lowers the restoration loss *at
-the adapted weights*. Only the shared and the primary weights take the outer step (Eq. 6); ``aux_update`` says how the
-auxiliary ones learn:
+For each sample the weights are adapted by K steps on the auxiliary loss; the outer step lowers the
+restoration loss *at the adapted weights*. Only the shared and the primary weights take the outer
+step (Eq. 6); ``aux_update`` says how the auxiliary ones learn:
 
-literal    after each sample, one inner step that is kept (the last line of the inner loop of Algorithm 1)
+literal    after each sample, one inner step is kept (last line of the inner loop of Algorithm 1)
 copy_back  after each sample, its adapted auxiliary weights are kept
 outer      the outer optimiser moves them along the gradient of the auxiliary loss
 
-With several processes the samples of one process do not see the auxiliary updates of another; these are added up.
+With several processes the samples of one process do not see the auxiliary updates of another; these
+are added up.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ class MetaStage:
     def step(
         self, iteration: int, blurred: Tensor, sharp: Tensor, average: Average
     ) -> dict[str, Tensor]:
-        """One outer step over the batch; returns the mean losses before, and at the adapted weights."""
+        """One outer step over the batch; returns the mean losses."""
         gradients, values, auxiliary_moves = self.gradients(blurred, sharp)
-        # Every process has summed over its share; the mean of the shares is short by the number of processes.
+        # Every process has summed over its share; the mean of the shares is short by the number of
+        # processes.
         share = self.config.meta.batch / len(blurred)
         average([*gradients, *values.values(), *auxiliary_moves])
         whole = share if self.config.meta.outer_reduce == "sum" else share / self.config.meta.batch
@@ -67,13 +69,13 @@ class MetaStage:
         self._optimizer.step()
         with torch.no_grad():
             for parameter, move in zip(self._auxiliary_parameters(), auxiliary_moves, strict=True):
-                parameter += share * move
+                parameter.add_(share * move)
         return values
 
     def gradients(
         self, blurred: Tensor, sharp: Tensor
     ) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
-        """Sum over the samples of the outer gradients; mean losses; how far the auxiliary weights moved on the way.
+        """Summed outer gradients, mean losses, and how far the auxiliary weights moved.
 
         The weights are as before when it returns.
         """
@@ -81,13 +83,13 @@ class MetaStage:
         sums = [torch.zeros_like(parameter) for parameter in learned]
         before = [parameter.detach().clone() for parameter in self._auxiliary_parameters()]
         losses = []
-        for image, target in zip(blurred.split(1), sharp.split(1), strict=True):
+        for image, target in zip(torch.split(blurred, 1), torch.split(sharp, 1), strict=True):
             adapted, loss = self._sample(image, target)
             gradient = list(torch.autograd.grad(loss, learned, materialize_grads=True))
             if self.config.meta.aux_update == "outer":
                 self._replace_auxiliary(gradient, adapted)
             for total, part in zip(sums, gradient, strict=True):
-                total += part.detach()
+                total.add_(part.detach())
             self._keep(adapted)
             losses.append(torch.stack([adapted.losses[0], adapted.losses[-1], loss.detach()]))
         names = ("adaptation_first", "adaptation_last", "loss")
@@ -123,7 +125,7 @@ class MetaStage:
     def adaptation(self) -> LearnedAdaptation:
         """K, the optimiser and the step sizes, one a parameter if they were learned."""
         meta = self.config.meta
-        sizes = {name: float(size) for name, size in self._step_sizes().items()}
+        sizes = {name: float(size.detach()) for name, size in self._step_sizes().items()}
         learned = sizes if meta.learn_step_sizes else {}
         return LearnedAdaptation(meta.steps, meta.inner_optimizer, meta.step_size, learned)
 
@@ -151,7 +153,7 @@ class MetaStage:
             )
 
     def _replace_auxiliary(self, gradient: list[Tensor], adapted: Adapted) -> None:
-        """Of the auxiliary weights, Algorithm 1 does not use the gradient of the restoration loss."""
+        """The auxiliary weights learn from their own loss, not from the restoration."""
         for index, name in enumerate(self._outer):
             if name in adapted.first_gradient and name in self._auxiliary:
                 gradient[index] = adapted.first_gradient[name]

@@ -1,4 +1,4 @@
-"""Several processes, one gradient. Explicit, because the gradient of the meta stage comes from no single backward pass."""
+"""Several processes, one gradient: averaged here, as no backward pass of DDP makes meta's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 VALIDATION_LIMIT = timedelta(hours=2)  # the other processes wait while the first one validates
@@ -35,7 +35,9 @@ def average_over(fabric: Fabric, tensors: Sequence[Tensor]) -> None:
     flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
     reduced = fabric.all_reduce(flat, reduce_op="mean")
     assert isinstance(reduced, Tensor)
-    for tensor, part in zip(tensors, reduced.split([t.numel() for t in tensors]), strict=True):
+    for tensor, part in zip(
+        tensors, torch.split(reduced, [t.numel() for t in tensors]), strict=True
+    ):
         tensor.detach().copy_(part.view_as(tensor))
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, lines in a log, scalars in TensorBoard."""
+"""What a person sees of a run: a progress bar or lines in a log, and scalars in TensorBoard."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class Report:
         if self._console.is_terminal and group == "train":
             self._bar.update(self._task, news=news)
         else:
-            self._console.print(f"{self._title} {done}/{self._total} {news} {self._pace(done)}")
+            line = f"{self._title} {done}/{self._total} {news} {self._pace(done)}"
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def advance(self, done: int) -> None:
         """Move the bar."""

@@ -66,7 +66,8 @@ class Run:
         """Open the data, and build the network or read it from a checkpoint.
 
         Raises:
-            EdgeadaptError: for a folder in use, or data or a checkpoint that do not fit the configuration.
+            EdgeadaptError: for a folder in use, or data or a checkpoint that do not fit the
+                configuration.
         """
         self.job, self._fabric = job, fabric
         self._deadline = time.monotonic() + 60 * job.minutes
@@ -76,9 +77,10 @@ class Run:
         self._memory = (
             torch.channels_last if job.config.run.channels_last else torch.contiguous_format
         )
-        self.stage = STAGES[job.kind](
-            network.to(fabric.device, memory_format=self._memory), job.config
-        )
+        network.to(fabric.device)
+        if job.config.run.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.stage = STAGES[job.kind](network, job.config)
         self.done, self.best_psnr = 0, -math.inf
         if resumed is not None:
             self.stage.load_state(resumed.stage)
@@ -137,8 +139,10 @@ class Run:
         def average(tensors: Sequence[Tensor]) -> None:
             average_over(self._fabric, tensors)
 
-        images = [t.to(self._fabric.device, memory_format=self._memory) for t in (blurred, sharp)]
-        return self.stage.step(iteration, *images, average)
+        def place(images: Tensor) -> Tensor:
+            return images.to(self._fabric.device, memory_format=self._memory)
+
+        return self.stage.step(iteration, place(blurred), place(sharp), average)
 
     def _keep(self, report: Report, over: bool) -> None:
         """Validate and write checkpoints when it is time to."""
@@ -154,7 +158,8 @@ class Run:
 
     def _save(self, better: bool) -> None:
         checkpoint = self.checkpoint()
-        # best.pt first: a kill between the two leaves a last.pt that will find and write the same best.pt again
+        # best.pt first: a kill between the two leaves a last.pt that will find and write the same
+        # best.pt again
         if better:
             save_checkpoint(self.job.folder / BEST, checkpoint)
         save_checkpoint(self.job.folder / LAST, checkpoint)
@@ -185,7 +190,7 @@ def _read_last(job: Job) -> Checkpoint | None:
 
 
 def _essence(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """What must not change when a run is resumed: all but [run], the other stage, and how long to train."""
+    """What a resumed run must keep: all but [run], the other stage and the length."""
     return {
         f"{section}.{key}": value
         for section in ("network", "data", kind)

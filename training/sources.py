@@ -1,4 +1,4 @@
-"""Where training pairs come from: real pairs, sharp photos that are blurred on the way, high-frame-rate video."""
+"""Where training pairs come from: real pairs, blurred photos, averaged fast video."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Source(Protocol):
         """A random pair, each (size, size, 3)."""
 
     def fixed(self, index: int, size: int) -> Pair:
-        """The middle of pair ``index``, each at most (size, size, 3): the same on every call, for validation."""
+        """The middle of pair ``index``, at most (size, size, 3) each: for validation."""
 
 
 class PairSource:
@@ -71,7 +71,7 @@ class PairSource:
 
 
 class SharpSource:
-    """Sharp photos; the blur is drawn anew for every crop. Work is done on the crop and a margin, not the photo."""
+    """Sharp photos, blurred anew for every crop: the crop and a margin, not the whole photo."""
 
     def __init__(self, files: Sequence[Path], cache: ImageCache, strength: float = 1.0) -> None:
         self._files, self._cache, self._strength = files, cache, strength
@@ -98,7 +98,7 @@ class SharpSource:
 
 
 class VideoSource:
-    """Sharp frames of a fast camera: the mean of 7 to 13 consecutive ones is blurred, the middle one is sharp."""
+    """Fast video: the mean of 7 to 13 consecutive frames is blurred, the middle one is sharp."""
 
     def __init__(self, clips: Sequence[Sequence[Path]], cache: ImageCache) -> None:
         self._cache = cache

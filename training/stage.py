@@ -13,7 +13,8 @@ from edgeadapt.training.checkpoint import LearnedAdaptation
 from edgeadapt.training.config import MetaConfig, RunConfig
 from edgeadapt.training.network import DeblurNet
 
-# Replaces each tensor by its mean over all processes; must be called by all of them with the same shapes.
+# Replaces each tensor by its mean over all processes; must be called by all of them with the same
+# shapes.
 Average = Callable[[Sequence[Tensor]], None]
 
 
@@ -26,10 +27,10 @@ class Stage(Protocol):
     def step(
         self, iteration: int, blurred: Tensor, sharp: Tensor, average: Average
     ) -> dict[str, Tensor]:
-        """Learn from a batch; return values to report, each a scalar tensor averaged over the processes."""
+        """Learn from a batch; return scalars to report, averaged over the processes."""
 
     def restore(self, image: Tensor) -> dict[str, Tensor]:
-        """Restored images of (1, 3, H, W) under the names their PSNR is reported by; the last one decides."""
+        """Ways to restore (1, 3, H, W), by the name their PSNR is reported as; ``psnr`` decides."""
 
     def state(self) -> dict[str, Any]:
         """All that must survive besides the weights, made of tensors and plain values."""

@@ -14,7 +14,7 @@ from edgeadapt.training.stage import Stage
 
 
 def validate(stage: Stage, pairs: Sequence[Pair], device: torch.device) -> dict[str, float]:
-    """Mean PSNR in dB of each image that ``stage`` restores: RGB, 8 bits, per image, then averaged."""
+    """Mean over the images of the PSNR in dB, on 8-bit RGB, of each way to restore them."""
     scores: dict[str, list[float]] = {}
     for pair in pairs:
         for name, image in stage.restore(to_tensor([pair.blurred]).to(device)).items():
