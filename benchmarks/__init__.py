@@ -1,4 +1,6 @@
 """Speed, memory and quality, measured."""
 
 if __name__ != "edgeadapt.benchmarks":
-    raise ImportError("this folder is installed as `edgeadapt.benchmarks`; run `pip install -e .` and import that")
+    raise ImportError(
+        "this folder is installed as `edgeadapt.benchmarks`; run `pip install -e .` and import that"
+    )

@@ -6,7 +6,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if __name__ != "edgeadapt":
-    raise ImportError("this folder is installed as the package `edgeadapt`; run `pip install -e .` and import that")
+    raise ImportError(
+        "this folder is installed as `edgeadapt`; run `pip install -e .` and import that"
+    )
 
 if TYPE_CHECKING:
     from edgeadapt.runtime.session import Session as Session
@@ -16,7 +18,7 @@ __all__ = ["Session", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Session is imported on first use, so that reading a version or printing help does not open an engine's library.
+    # Imported on first use, so that printing a version or help does not open an engine's library.
     if name == "Session":
         from edgeadapt.runtime.session import Session
 
