@@ -36,7 +36,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; put it there when the block ends without an error."""
+    """Give a temporary folder beside ``path``; move it there when the block ends without error."""
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".edgeadapt-"))
     try:
         yield temporary

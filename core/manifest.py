@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cattrs
+from cattrs.v import format_exception
 
 from edgeadapt.errors import BundleError
 from edgeadapt.files import sha256
@@ -127,7 +128,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = _CONVERTER.structure(document, Manifest)
     except cattrs.BaseValidationError as error:
-        problem = "; ".join(cattrs.transform_error(error))
+        problem = "; ".join(cattrs.transform_error(error, format_exception=_said))
         raise BundleError(f"{file}: {problem}.", "export the bundle again.") from error
     problem = _disagreement(manifest)
     if problem:
@@ -249,6 +250,11 @@ def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30:
         raise ValueError(f"expected a finite number, got {value!r:.50}")
     return float(value)
+
+
+def _said(error: BaseException, kind: type | None) -> str:
+    """Our own words for a wrong value, those of cattrs for the rest."""
+    return str(error) if type(error) is ValueError else format_exception(error, kind)
 
 
 _CONVERTER = _make_converter()
