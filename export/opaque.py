@@ -1,0 +1,178 @@
+"""Operators kept whole while the backward pass is traced.
+
+PyTorch would expand each of them into size-dependent pieces, or fix the image size on the way. Kept whole they reach the
+bundle as one node with a meaning. Each has an eager implementation, so a traced graph also runs in PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from edgeadapt.errors import ExportError
+
+Ints = list[int]
+
+
+@torch.library.custom_op("edgeadapt::conv_weight_grad", mutates_args=())
+def conv_weight_grad(
+    x: Tensor,
+    grad_y: Tensor,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Tensor:
+    """Gradient of conv2d(x, weight) in its weight: (Co, Ci / groups, kh, kw)."""
+    shape = [grad_y.shape[1], x.shape[1] // groups, *kernel]
+    return torch.nn.grad.conv2d_weight(x, shape, grad_y, stride, padding, dilation, groups)
+
+
+@conv_weight_grad.register_fake
+def _(x: Tensor, grad_y: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Tensor:
+    return x.new_empty([grad_y.shape[1], x.shape[1] // groups, *kernel])
+
+
+@torch.library.custom_op("edgeadapt::conv_input_grad", mutates_args=())
+def conv_input_grad(
+    x: Tensor, grad_y: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, groups: int
+) -> Tensor:
+    """Gradient of conv2d(x, weight) in its input; of ``x`` only the shape is used."""
+    return torch.nn.grad.conv2d_input(list(x.shape), weight, grad_y, stride, padding, dilation, groups)
+
+
+@conv_input_grad.register_fake
+def _(x: Tensor, grad_y: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("edgeadapt::resize", mutates_args=())
+def resize(x: Tensor, scale: int, mode: str) -> Tensor:
+    """F.interpolate by an integer factor, "bilinear" (half-pixel centres) or "nearest"."""
+    return F.interpolate(x, scale_factor=scale, mode=mode, **_corners(mode))
+
+
+@resize.register_fake
+def _(x: Tensor, scale: int, mode: str) -> Tensor:
+    return x.new_empty([x.shape[0], x.shape[1], x.shape[2] * scale, x.shape[3] * scale])
+
+
+@torch.library.custom_op("edgeadapt::resize_grad", mutates_args=())
+def resize_grad(x: Tensor, grad_y: Tensor, scale: int, mode: str) -> Tensor:
+    """Gradient of `resize` in its input; of ``x`` only the shape is used."""
+    size, shape = list(grad_y.shape[2:]), list(x.shape)
+    if mode == "nearest":
+        return torch.ops.aten.upsample_nearest2d_backward(grad_y, size, shape)
+    return torch.ops.aten.upsample_bilinear2d_backward(grad_y, size, shape, False)
+
+
+@resize_grad.register_fake
+def _(x: Tensor, grad_y: Tensor, scale: int, mode: str) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save_resize(ctx: Any, inputs: tuple[Tensor, int, str], output: Tensor) -> None:
+    x, ctx.scale, ctx.mode = inputs
+    ctx.save_for_backward(x)
+
+
+def _resize_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None, None]:
+    return torch.ops.edgeadapt.resize_grad(ctx.saved_tensors[0], grad_y, ctx.scale, ctx.mode), None, None
+
+
+resize.register_autograd(_resize_backward, setup_context=_save_resize)
+
+
+def _corners(mode: str) -> dict[str, bool]:
+    return {"align_corners": False} if mode == "bilinear" else {}
+
+
+class KeepResizeWhole(TorchFunctionMode):
+    """While active, F.interpolate becomes `resize`: PyTorch's own would fix the image size while tracing."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.interpolate:
+            return _whole_resize(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _whole_resize(
+    x: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    factors = set(scale_factor) if isinstance(scale_factor, tuple | list) else {scale_factor}
+    factor = factors.pop() if len(factors) == 1 else None
+    plain = size is None and factor is not None and float(factor).is_integer() and factor >= 1
+    if not plain or mode not in ("bilinear", "nearest") or align_corners or antialias or x.dim() != 4:
+        raise ExportError(
+            f"F.interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r}, align_corners={align_corners}, "
+            f"antialias={antialias}) on {x.dim()} dimensions has no lowering.",
+            "use an integer scale_factor with mode 'bilinear' (align_corners=False) or 'nearest' on (N, C, H, W).",
+        )
+    return torch.ops.edgeadapt.resize(x, int(factor), mode)
+
+
+def _convolution_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Any,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    transposed: bool,
+    output_padding: Ints,
+    groups: int,
+    output_mask: list[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """aten.convolution_backward in parts, so that the part nobody asks for is not there to be computed.
+
+    A transposed convolution is the input gradient of a convolution, so its own input gradient is that convolution, and
+    its weight gradient is that convolution's with the roles of x and grad_y exchanged.
+    """
+    ops = torch.ops.edgeadapt
+    wants_x, wants_weight, wants_bias = output_mask
+    grad_x = grad_weight = None
+    kernel = list(weight.shape[2:])
+    if transposed:
+        if wants_x:
+            grad_x = F.conv2d(grad_y, weight, None, stride, padding, dilation, groups)
+        if wants_weight:
+            grad_weight = ops.conv_weight_grad(grad_y, x, kernel, stride, padding, dilation, groups)
+    else:
+        if wants_x:
+            grad_x = ops.conv_input_grad(x, grad_y, weight, stride, padding, dilation, groups)
+        if wants_weight:
+            grad_weight = ops.conv_weight_grad(x, grad_y, kernel, stride, padding, dilation, groups)
+    return grad_x, grad_weight, grad_y.sum([0, 2, 3]) if wants_bias else None
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.convolution_backward.default: _convolution_backward,
+    **torch._decomp.get_decompositions(
+        [
+            torch.ops.aten.elu_backward,
+            torch.ops.aten.gelu_backward,
+            torch.ops.aten.hardtanh_backward,
+            torch.ops.aten.select_backward,
+            torch.ops.aten.sigmoid_backward,
+            torch.ops.aten.silu_backward,
+            torch.ops.aten.softplus_backward,
+            torch.ops.aten.tanh_backward,
+            torch.ops.aten.threshold_backward,
+        ]
+    ),
+}
