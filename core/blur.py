@@ -128,8 +128,8 @@ def _object_layer(scene: Planes, box: Box, moving: MovingObject) -> tuple[Planes
     layer = np.zeros((4, *scene.shape[1:]), np.float32)
     rows, columns = np.arange(grown.top, grown.bottom), np.arange(grown.left, grown.right)
     coverage = _coverage(rows - centre_y, columns - centre_x, radius_y, radius_x, moving)
-    from_rows = (rows + round(moving.content[0] * scene.shape[1])) % scene.shape[1]
-    from_columns = (columns + round(moving.content[1] * scene.shape[2])) % scene.shape[2]
+    from_rows = (rows + round(moving.content[0] * box.height)) % scene.shape[1]
+    from_columns = (columns + round(moving.content[1] * box.width)) % scene.shape[2]
     layer[:3, grown.top : grown.bottom, grown.left : grown.right] = (
         scene[:, from_rows[:, None], from_columns[None, :]] * coverage
     )

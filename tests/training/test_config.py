@@ -1,0 +1,82 @@
+"""Configuration files: what is read, and how a slip is answered."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from edgeadapt.errors import ConfigError
+from edgeadapt.training.config import read_config, structure_config
+from edgeadapt.training.network_config import PRESETS
+
+MINIMAL = """
+[network]
+preset = "nano"
+blocks = 2
+[data]
+crop = 64
+[[data.train]]
+kind = "sharp"
+path = "photos"
+"""
+
+
+def read(tmp_path: Path, text: str) -> object:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return read_config(str(file))
+
+
+def test_fields_that_are_not_given_have_the_papers_values(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(MINIMAL)
+    config = read_config(str(tmp_path / "config.toml"))
+    assert (config.network.widths, config.network.blocks) == ((8, 16, 32), 2)
+    assert (config.data.crop, config.data.train[0].path) == (64, "photos")
+    joint, meta = config.joint, config.meta
+    assert (joint.batch, joint.learning_rate, joint.schedule) == (6, 1e-4, "plateau")
+    assert (meta.steps, meta.batch, meta.step_size, meta.order) == (5, 5, 2.5e-5, 2)
+    assert (meta.aux_update, meta.outer_reduce, meta.inner_optimizer) == ("literal", "sum", "sgd")
+
+
+@pytest.mark.parametrize("name", ["edge", "nano"])
+def test_the_shipped_configurations_are_sound(name: str) -> None:
+    config = read_config(name)
+    assert config.network == PRESETS[name]
+    assert config.data.crop % config.network.size_multiple == 0
+
+
+def test_a_configuration_survives_the_way_through_a_checkpoint() -> None:
+    config = read_config("edge")
+    assert structure_config(asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[joint]\nbatches = 3", r"unknown key 'batches' in \[joint\].*known: iterations, batch"),
+        ("[jiont]\nbatch = 3", r"unknown section \[jiont\].*known: network, data, joint"),
+        ('[[data.train]]\nkind = "sharp"\npth = "x"', r"unknown key 'pth' in \[data.train\]"),
+        ("[network]\nwidth = [1, 2]", r"unknown option 'width'"),
+        ("[joint]\nbatch = 0", r"joint.batch: must be greater than 0, got 0"),
+        ('[joint]\nschedule = "step"', r"must be plateau \| cosine \| constant, got 'step'"),
+        ("[meta]\norder = 3", r"meta.order: must be 1 \| 2, got 3"),
+        ('[meta]\naux_update = "none"', r"must be literal \| copy_back \| outer, got 'none'"),
+        ('[[data.train]]\nkind = "movie"\npath = "x"', r"data.kind: must be gopro .* 'movie'"),
+        ('[joint]\nbatch = "many"', r"batch"),
+        ("[network", r"not a readable TOML file"),
+    ],
+)
+def test_a_slip_is_named(tmp_path: Path, text: str, message: str) -> None:
+    own_tables = [line for line in text.splitlines() if line.startswith("[")]
+    rest = MINIMAL if "[network]" not in own_tables else MINIMAL.replace("[network]\n", "")
+    if "[network]" in own_tables:
+        rest = rest.replace('preset = "nano"\nblocks = 2\n', "")
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, rest + text)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere.toml: not a readable TOML file"):
+        read_config("nowhere.toml")
