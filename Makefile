@@ -50,7 +50,7 @@ check: .venv/checks-installed
 	PYTHONPATH=.view .venv/bin/lint-imports --no-logo
 
 bench: .venv/tests-installed
-	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -p no:xdist $(PYTEST_ARGS)
+	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" -p no:xdist $(PYTEST_ARGS)
 
 clean:
 	rm -rf .venv .venv-demo .view build dist demo *.egg-info
