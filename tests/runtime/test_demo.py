@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.data import astronaut
+
+from edgeadapt.blur import synthesize_blur
+from edgeadapt.blur_parameters import draw_parameters
+from edgeadapt.cli import main
+from edgeadapt.image import read_image
+from edgeadapt.runtime.demo import strip
+from edgeadapt.runtime.quality import measure
+from edgeadapt.runtime.session import Session
+
+CAPTION, GAP, SIDE = 36, 8, 512
+
+
+def panels(picture: np.ndarray) -> list[np.ndarray]:
+    return [picture[CAPTION : CAPTION + SIDE, x : x + SIDE] for x in range(0, 2048, SIDE + GAP)]
+
+
+def test_the_picture_and_the_table_show_what_was_measured(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--bundle", str(tiny), "-o", str(out), "--steps", "1", "--seed", "3"]) == 0
+    blurred, plain, adapted, sharp = panels(read_image(out / "demo.png"))
+    pair = synthesize_blur(astronaut(), draw_parameters(3))
+    assert np.array_equal(blurred, pair.blurred)
+    assert np.array_equal(sharp, pair.sharp)
+    with Session(tiny) as session:
+        assert np.array_equal(plain, session.restore(blurred))
+        session.adapt(blurred, 1)
+        assert np.array_equal(adapted, session.restore(blurred))
+    text = capsys.readouterr().out
+    for name, image in (("blurred", blurred), ("K = 0", plain), ("K = 1", adapted)):
+        row = next(line for line in text.splitlines() if name in line)
+        assert f"{measure(image, sharp).psnr:.2f}" in row
+    assert re.search(r"\d+ ms a step, \d+ ms to restore", text)
+    assert f"wrote {out / 'demo.png'}" in text
+
+
+def test_the_crop_is_enlarged_two_to_one() -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (512, 512, 3), np.uint8) for i in range(2)]
+    picture = strip(images, ["a", "b"])
+    top = CAPTION + SIDE + GAP
+    for index, image in enumerate(images):
+        left = index * (SIDE + GAP)
+        crop = picture[top : top + SIDE, left : left + SIDE]
+        assert np.array_equal(crop[::2, 1::2], image[0:256, 96:352])
+    assert (picture[:CAPTION] < 128).any()  # there are captions
+
+
+def test_an_unwritable_folder_is_one_line(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = ["demo", "--bundle", str(tiny), "-o", str(tmp_path / "file" / "x"), "--steps", "0"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "cannot be made" in error
+    assert error.count("\n") == 1
