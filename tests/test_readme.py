@@ -56,6 +56,17 @@ def test_the_commands_run(block, folder):
     run(["bash", "-euc", block], folder)
 
 
+def test_the_commands_that_are_not_run_have_the_options_they_show(folder):
+    text = "\n".join(text for reason, kind, text in BLOCKS if kind == "sh" and reason)
+    lines = [line.split("#")[0].split() for line in text.splitlines() if "edgeadapt " in line]
+    assert lines
+    for words in lines:
+        names = words[1:3] if words[1] == "train" else words[1:2]
+        shown = run(["edgeadapt", *names, "--help"], folder)
+        options = {word for word in words if word.startswith("-")}
+        assert options <= set(re.findall(r"-{1,2}[a-z][a-z-]*", shown)), words
+
+
 @pytest.mark.parametrize("block", blocks("python"))
 def test_the_python_runs(block, folder):
     printed = run([sys.executable, "-W", "error", "-c", block], folder)
