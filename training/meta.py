@@ -45,9 +45,8 @@ class MetaStage:
             learns = learns + self._auxiliary
         parameters = dict(network.named_parameters())
         self._outer = {name: parameters[name] for name in learns}
-        device = next(iter(parameters.values())).device
-        start = torch.full((len(parameters),), meta.step_size, device=device).log()
-        self._log_step_sizes = nn.Parameter(start, requires_grad=meta.learn_step_sizes)
+        like = next(iter(parameters.values())).detach()
+        self._log_step_sizes = nn.Parameter(like.new_full((len(parameters),), meta.step_size).log())
         kind = torch.optim.Adam if meta.outer_optimizer == "adam" else torch.optim.SGD
         rates: list[dict[str, Any]] = [{"params": list(self._outer.values())}]
         if meta.learn_step_sizes:
@@ -170,7 +169,9 @@ class MetaStage:
 
     def _step_sizes(self) -> dict[str, Tensor]:
         names = [name for name, _ in self.network.named_parameters()]
-        return dict(zip(names, self._log_step_sizes.exp(), strict=True))
+        if self.config.meta.learn_step_sizes:
+            return dict(zip(names, self._log_step_sizes.exp(), strict=True))
+        return dict.fromkeys(names, self._log_step_sizes.new_tensor(self.config.meta.step_size))
 
     def _learned(self) -> list[nn.Parameter]:
         learns_sizes = self.config.meta.learn_step_sizes

@@ -1,0 +1,88 @@
+"""Stage 1: the loss of Eq. 3, Adam, and the ways the rate falls."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from edgeadapt.training.config import JointConfig
+from edgeadapt.training.joint import JointStage, Plateau, cosine_rate, warmed
+from support.tiny_training import alone, images, tiny_config, tiny_network
+
+
+def test_a_step_is_adam_on_the_sum_of_both_losses() -> None:
+    network = tiny_network(1)
+    other = copy.deepcopy(network)
+    stage = JointStage(network, tiny_config(joint={"learning_rate": 1e-2, "schedule": "constant"}))
+    optimizer = torch.optim.Adam(other.parameters(), lr=1e-2)
+    for iteration in range(3):
+        blurred, sharp = images(iteration, 2)
+        values = stage.step(iteration, blurred, sharp, alone)
+        optimizer.zero_grad()
+        outputs = other(blurred)
+        loss = torch.zeros((), dtype=torch.float64)
+        for z in range(2):
+            for target, output in ((sharp, outputs.restored), (blurred, outputs.reconstructed)):
+                loss = loss + torch.nn.functional.l1_loss(other.pyramid(target)[z], output[z])
+        torch.autograd.backward(loss)
+        optimizer.step()
+        torch.testing.assert_close(values["loss"], loss.detach())
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(network.get_parameter(name), parameter, rtol=1e-9, atol=1e-11)
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
+    network = tiny_network(2)
+    stage = JointStage(network, tiny_config(joint={"clip_norm": 1e-3}))
+    stage.step(0, *images(3, 2), alone)
+    norm = torch.cat(
+        [p.grad.reshape(-1) for p in network.parameters() if p.grad is not None]
+    ).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_the_plateau_halves_the_rate_when_the_loss_stops_falling() -> None:
+    config = JointConfig(learning_rate=1.0, plateau_window=2, plateau_patience=2, final_rate=0.2)
+    plateau = Plateau(config)
+    rates = []
+    for mean in (5.0, 4.0, 4.5, 4.1, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0):
+        plateau.add(mean + 1)
+        plateau.add(mean - 1)
+        rates.append(plateau.rate)
+    # means 4.5 and 4.1 are two windows without a better one; then 3.0 is better, and then no more
+    assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2, 0.2]
+    again = Plateau(config)
+    again.load_state(plateau.state())
+    assert again.state() == plateau.state()
+
+
+def test_the_cosine_runs_from_the_first_rate_to_the_last() -> None:
+    config = JointConfig(iterations=100, learning_rate=1.0, final_rate=0.1)
+    assert cosine_rate(config, 0) == 1.0
+    assert cosine_rate(config, 50) == pytest.approx(0.55)
+    assert cosine_rate(config, 25) == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
+    assert cosine_rate(config, 100) == pytest.approx(0.1)
+    assert cosine_rate(config, 200) == pytest.approx(0.1)
+
+
+def test_warm_up_rises_in_equal_steps() -> None:
+    assert [warmed(1.0, i, 3) for i in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert warmed(1.0, 0, 0) == 1.0
+
+
+def test_bfloat16_keeps_the_weights_in_float32() -> None:
+    network = tiny_network(4).float()
+    config = tiny_config(joint={"schedule": "constant"})
+    bf16 = type(config)(
+        config.network, config.data, config.joint, config.meta, type(config.run)(precision="bf16")
+    )
+    blurred, sharp = (image.float() for image in images(5, 2))
+    exact = JointStage(copy.deepcopy(network), config).step(0, blurred, sharp, alone)["loss"]
+    rough = JointStage(network, bf16).step(0, blurred, sharp, alone)["loss"]
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    # bfloat16 keeps 8 bits: 0.4 % an operation; equal values would mean that it was not used
+    assert float(rough) == pytest.approx(float(exact), rel=0.02)
+    assert float(rough) != float(exact)
