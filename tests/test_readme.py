@@ -73,4 +73,5 @@ def test_the_python_runs(block, folder):
     losses = re.findall(r"'(\d\.\d{6})'", printed)
     assert len(losses) == 6  # before each of five steps and after the last
     assert float(losses[-1]) < float(losses[0])
-    assert Image.open(folder / "restored.png").size == (93, 67)
+    with Image.open(folder / "restored.png") as restored:
+        assert restored.size == (93, 67)
