@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -66,16 +67,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if it is missing, damaged, not a checkpoint of edgeadapt or of a newer
             format.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file.")
+    hint = f"a run keeps {LAST} and {BEST} in its folder; use one of these."
+    # torch.load would take any other file for a bare pickle, and fail in as many ways as there are
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: not a readable checkpoint (not a zip archive).", hint)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file.") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({reason}).",
-            f"a run keeps {LAST} and {BEST} in its folder; use one of these.",
-        ) from error
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}).", hint) from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
         raise CheckpointError(f"{path}: not a checkpoint that `edgeadapt train` wrote.")

@@ -158,6 +158,8 @@ class Run:
 
     def _save(self, better: bool) -> None:
         checkpoint = self.checkpoint()
+        if not all(bool(weight.isfinite().all()) for weight in checkpoint.weights.values()):
+            raise _diverged(self.done, "a weight is infinite or NaN")
         # best.pt first: a kill between the two leaves a last.pt that will find and write the same
         # best.pt again
         if better:
@@ -233,8 +235,12 @@ def _check_sizes(job: Job, network: DeblurNet, processes: int) -> None:
 def _finite(values: Mapping[str, Tensor], done: int) -> dict[str, float]:
     numbers = {name: float(value) for name, value in values.items()}
     if not all(map(math.isfinite, numbers.values())):
-        raise EdgeadaptError(
-            f"training: not a finite number after {done} iterations: {numbers}.",
-            f"{LAST} holds an earlier state; use a smaller learning rate or clip_norm.",
-        )
+        raise _diverged(done, str(numbers))
     return numbers
+
+
+def _diverged(done: int, what: str) -> EdgeadaptError:
+    return EdgeadaptError(
+        f"training: not a finite number after {done} iterations: {what}.",
+        f"{LAST} holds an earlier state; use a smaller learning rate or clip_norm.",
+    )
