@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edgeadapt.blur import synthesize_blur
 from edgeadapt.blur_parameters import draw_parameters
-from edgeadapt.errors import ImageError
 from edgeadapt.image import write_image
+from edgeadapt.runtime.inputs import check_writable
 from edgeadapt.runtime.quality import Quality, check_installed, measure
 from edgeadapt.runtime.report import format_quality, print_table, shown
 from edgeadapt.runtime.session import U8, Session
@@ -45,6 +45,7 @@ def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> O
         EdgeadaptError: if scikit-image is missing or the folder cannot be written.
     """
     check_installed()
+    check_writable(folder)
     blurred, sharp = synthesize_blur(_photograph(), draw_parameters(seed))
     session.reset()
     plain = session.restore(blurred)
@@ -59,10 +60,7 @@ def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> O
         f"{text}: {format_quality(m)[0]} dB" for text, m in zip(captions, measured, strict=True)
     ]
     picture = folder / PICTURE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be made ({error}).", "choose another -o.") from error
+    folder.mkdir(parents=True, exist_ok=True)
     write_image(picture, strip([blurred, plain, adapted, sharp], [*texts, "sharp"]))
     return Outcome(
         picture,

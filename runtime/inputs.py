@@ -51,7 +51,7 @@ def plan(
         for target in [job.target, *(job.step_target(step) for step in range(kept_steps))]:
             _claim(target, job.source, written, read)
     for folder in {job.target.parent for job in jobs}:
-        _check_writable(folder)
+        check_writable(folder)
     return jobs
 
 
@@ -129,7 +129,7 @@ def _claim(target: Path, source: Path, written: dict[Path, Path], read: set[Path
     written[key] = source
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Refuse now what would fail after minutes of work; nothing is made yet."""
     existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not existing.is_dir():

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import shutil
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -110,6 +111,7 @@ MANIFEST_EDITS: list[tuple[str, Edit, str]] = [
     ("0 to 1", lambda d: d["image"].update(low=0.0), r"in \[0, 1\]"),
     ("steps", lambda d: d["adaptation"].update(steps=-1), "steps must be at least 0, got -1"),
     ("lion", lambda d: d["adaptation"].update(optimizer="lion"), "sgd or adam, got 'lion'"),
+    ("true", lambda d: d["adaptation"].update(steps=True), "expected int, got True"),
     ("nan", lambda d: d["adaptation"].update(step_size=math.nan), "finite number, got nan"),
     ("negative", lambda d: d["adaptation"].update(step_size=-1), "step size must be at least 0"),
     ("stranger", lambda d: d["adaptation"].update(step_sizes={"x": 1}), "unknown parameter 'x'"),
@@ -168,6 +170,20 @@ def test_weights_cut_short_or_too_long(tiny: Path) -> None:
         refused(tiny, f"{WEIGHTS}: (not a safetensors file|.* bytes, expected)")
 
 
+def test_a_weights_header_that_is_nested_without_end(tiny: Path) -> None:
+    header = b"[" * 100_000
+    (tiny / WEIGHTS).write_bytes(struct.pack("<Q", len(header)) + header)
+    rewrite(tiny)
+    refused(tiny, "not a safetensors file")
+
+
+def test_a_name_that_is_no_text(tiny: Path) -> None:
+    content = (tiny / "loss.onnx").read_bytes()
+    (tiny / "loss.onnx").write_bytes(content.replace(b"tail.bias", b"\xff\xfe\xfd.bias\xff"))
+    rewrite(tiny)
+    refused(tiny, "loss.onnx")
+
+
 def external(name: str, location: str) -> onnx.TensorProto:
     tensor = onnx.TensorProto(name=name, dims=[1], data_type=onnx.TensorProto.FLOAT)
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -197,10 +213,11 @@ def test_external_data_that_points_outside(tiny: Path, location: str, place: str
     refused(tiny, r"tensor 'evil' refers to .* not a file of the bundle")
 
 
-def test_external_data_with_two_locations(tiny: Path) -> None:
+@pytest.mark.parametrize("locations", [("../secret", WEIGHTS), (WEIGHTS, "../secret")])
+def test_external_data_with_two_locations(tiny: Path, locations: tuple[str, str]) -> None:
     def edit(model: onnx.ModelProto) -> None:
-        tensor = external("evil", "../secret")
-        tensor.external_data.add(key="location", value=WEIGHTS)
+        tensor = external("evil", locations[0])
+        tensor.external_data.add(key="location", value=locations[1])
         model.graph.initializer.append(tensor)
 
     edit_graph(tiny, "loss.onnx", edit)

@@ -61,5 +61,5 @@ def test_an_unwritable_folder_is_one_line(
     arguments = ["demo", "--bundle", str(tiny), "-o", str(tmp_path / "file" / "x"), "--steps", "0"]
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert "cannot be made" in error
+    assert "file is not a folder. Hint: " in error
     assert error.count("\n") == 1

@@ -149,7 +149,8 @@ def test_adams_state_is_fresh_each_time(tmp_path: Path) -> None:
 def test_what_one_scope_leaves_does_not_reach_another(tmp_path: Path, optimizer: str) -> None:
     folder = write_tiny_bundle(tmp_path / "x.bundle", optimizer=optimizer)
     session = Session(folder)
-    session.adapt(photo(), steps=1, step_size=1e38, scope="all")  # leaves huge gradients
+    session.adapt(photo(), steps=2, step_size=1e38, scope="all")
+    assert not np.isfinite(session._gradients).all()  # what the second step left
     before = session.weights.copy()
     assert session.adapt(photo(), steps=2, scope="heads", step_size=1e-3).reverted == ""
     offsets = session.bundle.offsets()
@@ -176,9 +177,35 @@ def test_an_absurd_step_size_goes_back_to_the_bundles_weights(
     assert np.array_equal(done.restored_steps[0], plain)
 
 
-def test_a_step_of_nothing_is_no_rise(session: Session) -> None:
-    # The first loss and the last come from two graphs and may differ by a rounding.
-    assert session.adapt(photo(40, 40), steps=3, step_size=0.0).reverted == ""
+@pytest.mark.parametrize(("rise", "reverted"), [(0.0, False), (5e-6, False), (1e-4, True)])
+def test_a_rise_within_rounding_is_none(
+    session: Session, monkeypatch: pytest.MonkeyPatch, rise: float, reverted: bool
+) -> None:
+    engine = session._engine
+    assert engine is not None
+    first = engine.loss(session._load("test", photo()))
+    # The first loss and the last come from two graphs, which may round in other ways.
+    monkeypatch.setattr(engine, "loss", lambda frame: first * (1 + rise))
+    assert bool(session.adapt(photo(), steps=2, step_size=0.0).reverted) == reverted
+
+
+def test_the_bundles_own_weights_always_mean_the_restore_graph(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = session._engine
+    assert engine is not None
+    monkeypatch.setattr(engine, "restore", lambda frame: frame.restored.fill(1.0))  # white
+
+    def is_white(image: np.ndarray) -> bool:
+        return bool((image == 255).all())
+
+    kept = session.adapt(photo(), steps=2, keep_steps=True).restored_steps
+    assert [is_white(image) for image in kept] == [True, False, False]
+    assert not is_white(session.restore(photo()))
+    kept = session.adapt(photo(), steps=1, keep_steps=True).restored_steps
+    assert not is_white(kept[0])  # these steps did not start from the bundle's weights
+    session.reset()
+    assert is_white(session.restore(photo()))
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "restored", "last weight"])
