@@ -42,6 +42,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.iterdir():
             _flush(file)
+            file.chmod(0o666 & ~_umask())  # some writers make private files
         temporary.chmod(0o777 & ~_umask())
         old = Path(f"{temporary}.old")
         if path.exists():

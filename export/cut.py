@@ -10,7 +10,9 @@ from onnx import helper
 from edgeadapt.export.functions import DOMAIN, OPSET
 from edgeadapt.export.graph import GraphBuilder
 
-IR_VERSION = 9  # the oldest that has everything used here; TensorRT 10.3 and ONNX Runtime 1.20 read it
+IR_VERSION = (
+    9  # the oldest that has everything used here; TensorRT 10.3 and ONNX Runtime 1.20 read it
+)
 
 
 def cut(
@@ -21,11 +23,11 @@ def cut(
     initializers: Mapping[str, onnx.TensorProto],
     name: str,
 ) -> onnx.ModelProto:
-    """A checked model with ``inputs``, whose outputs are the values ``outputs`` (output name -> value name).
+    """A checked model with ``inputs``, whose outputs are the values ``outputs`` (output name ->
+    value name).
 
-    The backward pass of what no output needs is not in it. ``initializers`` are used where a node needs them and they
-    are not inputs; the builder's constants likewise.
-    """
+    The backward pass of what no output needs is not in it. ``initializers`` are used where a node
+    needs them and they are not inputs; the builder's constants likewise."""
     nodes = _needed(builder.nodes, set(outputs.values()))
     used = {value for node in nodes for value in node.input} | set(outputs.values())
     given = {value.name for value in inputs}
@@ -36,10 +38,17 @@ def cut(
     ]
     nodes = _rename(nodes, outputs)
     graph = helper.make_graph(nodes, name, list(inputs), list(output_infos), constants)
-    functions = [builder.functions[key] for key in sorted({node.op_type for node in nodes if node.domain == DOMAIN})]
+    functions = [
+        builder.functions[key]
+        for key in sorted({node.op_type for node in nodes if node.domain == DOMAIN})
+    ]
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_model(
-        graph, opset_imports=opsets, functions=functions, ir_version=IR_VERSION, producer_name="edgeadapt"
+        graph,
+        opset_imports=opsets,
+        functions=functions,
+        ir_version=IR_VERSION,
+        producer_name="edgeadapt",
     )
 
 
@@ -53,7 +62,9 @@ def _needed(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.Node
 
 
 def _rename(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, str]) -> list[onnx.NodeProto]:
-    """Give each output's value the output's name; a value that no node makes, or that has two names, is copied."""
+    """Give each output's value the output's name; a value that no node makes, or that has two
+    names, is copied.
+    """
     made = {value for node in nodes for value in node.output}
     names: dict[str, str] = {}
     copies = []

@@ -1,4 +1,6 @@
-"""PyTorch module -> bundle: trace once, lower once, cut one graph for restoring, one for the loss, one for each scope."""
+"""PyTorch module -> bundle: trace once, lower once, cut one graph for restoring, one for the loss,
+one for each scope.
+"""
 
 from __future__ import annotations
 
@@ -51,21 +53,30 @@ class ExportOptions:
 
     model: Model
     adaptation: Adaptation
-    scopes: Mapping[str, str] = field(default_factory=lambda: {name: name for name in BUILT_IN_SCOPES})
-    """Scope name -> "all", "heads", "bias" or a regular expression searched for in parameter names."""
+    scopes: Mapping[str, str] = field(
+        default_factory=lambda: {name: name for name in BUILT_IN_SCOPES}
+    )
+    """Scope name -> "all", "heads", "bias" or a regular expression searched for in parameter names.
+    """
 
 
 def export_bundle(
     network: nn.Module, path: Path, options: ExportOptions, progress: Progress = lambda stage: None
 ) -> Bundle:
-    """Export ``network`` (an `edgeadapt.export.trace.Adaptable`) to the folder ``path``, replacing a bundle there.
+    """Export ``network`` (an `edgeadapt.export.trace.Adaptable`) to the folder ``path``, replacing
+    a bundle there.
 
-    ``progress`` is called with a few words before each stage. Nothing is left at ``path`` if a stage fails.
+    ``progress`` is called with a few words before each stage. Nothing is left at ``path`` if a
+    stage fails.
 
     Raises:
         ExportError: naming the operator, scope or parameter at fault.
     """
-    if path.exists() and not (path / "manifest.json").is_file() and (not path.is_dir() or any(path.iterdir())):
+    if (
+        path.exists()
+        and not (path / "manifest.json").is_file()
+        and (not path.is_dir() or any(path.iterdir()))
+    ):
         raise ExportError(f"{path}: exists and is not a bundle.", "choose another output folder.")
     progress("tracing forward and backward pass")
     traced = trace(network)
@@ -77,7 +88,9 @@ def export_bundle(
         progress("writing weights and graphs")
         save_file({row.name: _array(network, row.name) for row in table}, str(folder / WEIGHTS))
         if list(safetensors_layout(folder / WEIGHTS)) != [row.name for row in table]:
-            raise ExportError("safetensors did not store the parameters in the order of their names.")
+            raise ExportError(
+                "safetensors did not store the parameters in the order of their names."
+            )
         _write_graphs(folder, builder, values, traced, table, scopes)
         write_manifest(folder, _manifest(network, options, table, scopes))
     return open_bundle(path)
@@ -98,12 +111,22 @@ def _write_graphs(
         "restored": _info("restored", (1, 3, "H", "W")),
         "loss": _info("loss", ()),
         "loss_terms": _info("loss_terms", (traced.terms,)),
-        **{GRADIENT_PREFIX + row.name: _info(GRADIENT_PREFIX + row.name, row.shape) for row in table},
+        **{
+            GRADIENT_PREFIX + row.name: _info(GRADIENT_PREFIX + row.name, row.shape)
+            for row in table
+        },
     }
 
     def write(file: str, names: Mapping[str, str], inputs: list[onnx.ValueInfoProto]) -> None:
         outputs = {name: values[key] for name, key in names.items()}
-        model = cut(builder, inputs, outputs, [infos[name] for name in names], stored, file.removesuffix(".onnx"))
+        model = cut(
+            builder,
+            inputs,
+            outputs,
+            [infos[name] for name in names],
+            stored,
+            file.removesuffix(".onnx"),
+        )
         (folder / file).write_bytes(model.SerializeToString(deterministic=True))
 
     step = {"loss": "loss", "loss_terms": "loss_terms", "restored": "restored"}
@@ -131,7 +154,9 @@ def _scopes(table: Sequence[Parameter], traced: Trace, options: ExportOptions) -
         chosen = [row.name for row in reached if _in_scope(row, pattern)]
         if chosen:
             scopes.append(Scope(name, f"adapt.{name}.onnx", pattern, tuple(chosen)))
-        elif name != pattern:  # a built-in scope may be empty: a network without heads, or without biases
+        elif (
+            name != pattern
+        ):  # a built-in scope may be empty: a network without heads, or without biases
             raise ExportError(
                 f"scope {name!r}: no parameter that the loss depends on matches {pattern!r}.",
                 f"the names look like {reached[0].name!r}.",
@@ -149,7 +174,9 @@ def _in_scope(row: Parameter, pattern: str) -> bool:
     try:
         return re.search(pattern, row.name) is not None
     except re.error as error:
-        raise ExportError(f"scope pattern {pattern!r} is not a regular expression: {error}.") from error
+        raise ExportError(
+            f"scope pattern {pattern!r} is not a regular expression: {error}."
+        ) from error
 
 
 def _external(folder: Path, table: Sequence[Parameter]) -> dict[str, onnx.TensorProto]:

@@ -1,14 +1,13 @@
 """ONNX local functions for the operators of a backward pass that ONNX does not have.
 
-Each is one node with a meaning in the domain "edgeadapt"; its body, made of standard operators, lets any ONNX runtime run
-the file. The node's attributes say everything; the body is specific to them, which is why the name carries them too.
-docs/bundle.md lists the functions. All of them take images one at a time: N is 1.
-"""
+Each is one node with a meaning in the domain "edgeadapt"; its body, made of standard operators,
+lets any ONNX runtime run the file. The node's attributes say everything; the body is specific to
+them, which is why the name carries them too. docs/bundle.md lists the functions. All of them take
+images one at a time: N is 1."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,9 @@ _END = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """The attributes of a 2-D convolution, ONNX's names; padding is the same on both sides of an axis."""
+    """The attributes of a 2-D convolution, ONNX's names; padding is the same on both sides of an
+    axis.
+    """
 
     kernel_shape: tuple[int, int]
     strides: tuple[int, int]
@@ -57,7 +58,7 @@ class _Body:
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
-    def op(self, kind: str, *inputs: str, out: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         name = out or f"v{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
@@ -76,9 +77,8 @@ class _Body:
 def conv_weight_grad(spec: ConvSpec) -> onnx.FunctionProto:
     """ConvWeightGrad(x (1, Ci, H, W), grad_y (1, Co, OH, OW)) -> (Co, Ci / group, kh, kw).
 
-    One matrix product for each row of the kernel, over the row's shifted copies of x: faster than one product for each
-    tap, and a kernel height less memory than one product over all of them.
-    """
+    One matrix product for each row of the kernel, over the row's shifted copies of x: faster than
+    one product for each tap, and a kernel height less memory than one product over all of them."""
     body = _Body()
     (kh, kw), (ph, pw), group = spec.kernel_shape, spec.pads, spec.group
     padded = body.op("Pad", "x", body.ints(0, 0, ph, pw, 0, 0, ph, pw)) if ph or pw else "x"
@@ -91,19 +91,26 @@ def conv_weight_grad(spec: ConvSpec) -> onnx.FunctionProto:
         joined = flats[0] if kw == 1 else body.op("Concat", *flats, axis=1)
         rows.append(body.op("MatMul", joined, grad))  # (group, kw * Ci / group, Co / group)
     product = rows[0] if kh == 1 else body.op("Concat", *rows, axis=1)
-    taps_first = body.op("Reshape", body.op("Unsqueeze", product, body.ints(1)), body.ints(0, kh * kw, -1, 0))
-    apart = body.op("Transpose", taps_first, perm=[2, 0, 3, 1])  # (Ci / group, group, Co / group, taps)
+    taps_first = body.op(
+        "Reshape", body.op("Unsqueeze", product, body.ints(1)), body.ints(0, kh * kw, -1, 0)
+    )
+    apart = body.op(
+        "Transpose", taps_first, perm=[2, 0, 3, 1]
+    )  # (Ci / group, group, Co / group, taps)
     merged = body.op("Reshape", apart, body.ints(0, -1, kh * kw))
     ordered = body.op("Transpose", merged, perm=[1, 0, 2])  # (Co, Ci / group, taps)
     body.op("Reshape", ordered, body.ints(0, 0, kh, kw), out="y")
-    return body.function(f"ConvWeightGrad_{spec.suffix()}", ["x", "grad_y"], list(spec.attributes()))
+    return body.function(
+        f"ConvWeightGrad_{spec.suffix()}", ["x", "grad_y"], list(spec.attributes())
+    )
 
 
 def conv_input_grad(spec: ConvSpec) -> onnx.FunctionProto:
-    """ConvInputGrad(grad_y (1, Co, OH, OW), weight (Co, Ci / group, kh, kw)[, x_shape int64 (4)]) -> (1, Ci, H, W).
+    """ConvInputGrad(grad_y (1, Co, OH, OW), weight (Co, Ci / group, kh, kw)[, x_shape int64 (4)])
+    -> (1, Ci, H, W).
 
-    ``x_shape`` is there when a stride is above 1: then several input sizes give the same output size.
-    """
+    ``x_shape`` is there when a stride is above 1: then several input sizes give the same output
+    size."""
     body = _Body()
     if spec.strides != (1, 1):
         body.op("Identity", _spread(body, spec, "grad_y", "weight"), out="y")
@@ -113,16 +120,24 @@ def conv_input_grad(spec: ConvSpec) -> onnx.FunctionProto:
         if spec.group == 1:
             _flipped_conv(body, spec)
         else:
-            attributes = {"pads": [*spec.pads, *spec.pads], "dilations": spec.dilations, "group": spec.group}
+            attributes = {
+                "pads": [*spec.pads, *spec.pads],
+                "dilations": spec.dilations,
+                "group": spec.group,
+            }
             body.op("ConvTranspose", "grad_y", "weight", out="y", **attributes)
     return body.function(f"ConvInputGrad_{spec.suffix()}", inputs, list(spec.attributes()))
 
 
 def leaky_relu_grad() -> onnx.FunctionProto:
-    """LeakyReluGrad(grad_y, x; alpha) -> grad_y where x > 0, alpha * grad_y elsewhere; any shape."""
+    """LeakyReluGrad(grad_y, x; alpha) -> grad_y where x > 0, elsewhere alpha * grad_y."""
     body = _Body()
     alpha = helper.make_node("Constant", [], ["alpha"])
-    alpha.attribute.append(onnx.AttributeProto(name="value_float", type=onnx.AttributeProto.FLOAT, ref_attr_name="alpha"))
+    alpha.attribute.append(
+        onnx.AttributeProto(
+            name="value_float", type=onnx.AttributeProto.FLOAT, ref_attr_name="alpha"
+        )
+    )
     body.nodes.append(alpha)
     positive = body.op("Greater", "x", body.op("Constant", value_float=0.0))
     body.op("Where", positive, "grad_y", body.op("Mul", "grad_y", "alpha"), out="y")
@@ -132,9 +147,9 @@ def leaky_relu_grad() -> onnx.FunctionProto:
 def resize_grad(scale: int, mode: str) -> onnx.FunctionProto:
     """ResizeGrad(grad_y (1, C, scale * H, scale * W); scale, mode) -> (1, C, H, W).
 
-    The adjoint of Resize with half-pixel centres. "linear": a strided convolution with the hat function gives the
-    gradient of the input continued by one pixel on every side; those pixels repeat the edge, so they are added to it.
-    """
+    The adjoint of Resize with half-pixel centres. "linear": a strided convolution with the hat
+    function gives the gradient of the input continued by one pixel on every side; those pixels
+    repeat the edge, so they are added to it."""
     body = _Body()
     if mode == "nearest":
         mean = body.op("AveragePool", "grad_y", kernel_shape=[scale, scale], strides=[scale, scale])
@@ -142,7 +157,9 @@ def resize_grad(scale: int, mode: str) -> onnx.FunctionProto:
     else:
         reach, taps = scale // 2, _hat(scale)
         end = len(taps) - reach
-        alone = body.op("Reshape", "grad_y", body.ints(-1, 1, 0, 0))  # channels as images: one filter for all of them
+        alone = body.op(
+            "Reshape", "grad_y", body.ints(-1, 1, 0, 0)
+        )  # channels as images: one filter for all of them
         kernel = body.array(np.outer(taps, taps).astype(np.float32)[None, None])
         pads = [scale + reach] * 2 + [end] * 2
         wide = body.op("Conv", alone, kernel, strides=[scale, scale], pads=pads)
@@ -152,32 +169,45 @@ def resize_grad(scale: int, mode: str) -> onnx.FunctionProto:
 
 
 def average_pool_grad(spec: ConvSpec) -> onnx.FunctionProto:
-    """AveragePoolGrad(grad_y (1, C, OH, OW), x_shape int64 (4)) -> (1, C, H, W); padding counts as zeros."""
+    """AveragePoolGrad(grad_y (1, C, OH, OW), x_shape int64 (4)) -> (1, C, H, W); padding counts as
+    zeros.
+    """
     body = _Body()
     area = spec.kernel_shape[0] * spec.kernel_shape[1]
     alone = body.op("Reshape", "grad_y", body.ints(-1, 1, 0, 0))
     weight = body.array(np.full((1, 1, *spec.kernel_shape), 1 / area, np.float32))
     body.op("Transpose", _spread(body, spec, alone, weight), perm=[1, 0, 2, 3], out="y")
-    return body.function(f"AveragePoolGrad_{spec.suffix()}", ["grad_y", "x_shape"], list(spec.attributes()))
+    return body.function(
+        f"AveragePoolGrad_{spec.suffix()}", ["grad_y", "x_shape"], list(spec.attributes())
+    )
 
 
 def _flat_groups(body: _Body, value: str, group: int) -> str:
-    """(1, C, OH, OW) -> (group, C / group, OH * OW); a 0 in Reshape copies the size at its place."""
+    """(1, C, OH, OW) -> (group, C / group, OH * OW); in Reshape, 0 copies a size."""
     split = value if group == 1 else body.op("Reshape", value, body.ints(group, -1, 0, 0))
     return body.op("Reshape", split, body.ints(0, 0, -1))
 
 
 def _tap(body: _Body, padded: str, spec: ConvSpec, row: int, column: int) -> str:
-    """The pixels of x that meet weight[:, :, row, column]: a slice with constant bounds, whatever the size."""
+    """The pixels of x that meet weight[:, :, row, column]: a slice with constant bounds, whatever
+    the size.
+    """
     if spec.kernel_shape == (1, 1) and spec.strides == (1, 1):
         return padded
     starts, ends = [], []
-    for position, kernel, dilation in zip((row, column), spec.kernel_shape, spec.dilations, strict=True):
+    for position, kernel, dilation in zip(
+        (row, column), spec.kernel_shape, spec.dilations, strict=True
+    ):
         starts.append(position * dilation)
         left = (kernel - 1 - position) * dilation
         ends.append(-left if left else _END)
     return body.op(
-        "Slice", padded, body.ints(*starts), body.ints(*ends), body.ints(2, 3), body.ints(*spec.strides)
+        "Slice",
+        padded,
+        body.ints(*starts),
+        body.ints(*ends),
+        body.ints(2, 3),
+        body.ints(*spec.strides),
     )
 
 
@@ -194,7 +224,9 @@ def _flipped_conv(body: _Body, spec: ConvSpec) -> None:
 
 
 def _spread(body: _Body, spec: ConvSpec, grad_y: str, weight: str) -> str:
-    """ConvTranspose to the largest input that gives this output size, then cut to the one there was."""
+    """ConvTranspose to the largest input that gives this output size, then cut to the one there
+    was.
+    """
     wide = body.op(
         "ConvTranspose",
         grad_y,
@@ -210,14 +242,18 @@ def _spread(body: _Body, spec: ConvSpec, grad_y: str, weight: str) -> str:
 
 
 def _hat(scale: int) -> FloatArray:
-    """Weights with which the outputs around input j depend on it, in bilinear resizing by ``scale``."""
+    """Weights with which the outputs around input j depend on it, in bilinear resizing by
+    ``scale``.
+    """
     count = 2 * scale - scale % 2
     offsets = (np.arange(count) - scale // 2 + 0.5) / scale - 0.5
     return np.maximum(0.0, 1.0 - np.abs(offsets))
 
 
 def _fold_edges(body: _Body, value: str, axis: int) -> str:
-    """Drop the first and last entries along ``axis`` and add them to their neighbours, also where these are one."""
+    """Drop the first and last entries along ``axis`` and add them to their neighbours, also where
+    these are one.
+    """
     where = body.ints(axis)
     core = body.op("Slice", value, body.ints(1), body.ints(-1), where)
     first = body.op("Slice", value, body.ints(0), body.ints(1), where)

@@ -32,7 +32,9 @@ def onnx_dtype(dtype: torch.dtype) -> int:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor, or a symbolic size, in the graph; ``meta`` is the tensor or SymInt that PyTorch traced."""
+    """A tensor, or a symbolic size, in the graph; ``meta`` is the tensor or SymInt that PyTorch
+    traced.
+    """
 
     name: str
     meta: Any
@@ -92,7 +94,9 @@ class GraphBuilder:
         return self.constant(values, np.int64)
 
     def sizes(self, values: Sequence[Size]) -> str:
-        """An int64 vector of plain and symbolic sizes; symbolic ones are int64 vectors of one element."""
+        """An int64 vector of plain and symbolic sizes; symbolic ones are int64 vectors of one
+        element.
+        """
         if all(isinstance(value, int) for value in values):
             return self.ints(*(int(value) for value in values if isinstance(value, int)))
         parts = [self.ints(value) if isinstance(value, int) else value.name for value in values]
@@ -102,7 +106,11 @@ class GraphBuilder:
         """A number or a symbolic size as a scalar of ``dtype``; tensors are cast if need be."""
         if isinstance(value, Value):
             if isinstance(value.meta, torch.Tensor):
-                return value.name if value.dtype == dtype else self.op("Cast", value, to=onnx_dtype(dtype))
+                return (
+                    value.name
+                    if value.dtype == dtype
+                    else self.op("Cast", value, to=onnx_dtype(dtype))
+                )
             return self.op("Cast", self.op("Squeeze", value), to=onnx_dtype(dtype))
         return self.constant(value, torch.empty((), dtype=dtype).numpy().dtype)
 
@@ -110,7 +118,9 @@ class GraphBuilder:
         key = (kind, domain, tuple(inputs), repr(sorted(attributes.items())))
         if key not in self._known:
             name = f"{self._prefix}.{len(self.nodes)}"
-            self.nodes.append(helper.make_node(kind, inputs, [name], name, None, domain, **attributes))
+            self.nodes.append(
+                helper.make_node(kind, inputs, [name], name, None, domain, **attributes)
+            )
             self._known[key] = name
         return self._known[key]
 

@@ -73,7 +73,11 @@ def input_grad(
 def resize(graph: GraphBuilder, x: Value, scale: int, mode: str) -> str:
     scales = graph.constant([1, 1, scale, scale], "float32")
     if mode == "nearest":
-        options = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        options = {
+            "mode": "nearest",
+            "nearest_mode": "floor",
+            "coordinate_transformation_mode": "asymmetric",
+        }
     else:
         options = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     return graph.op("Resize", x, "", scales, **options)
@@ -119,10 +123,17 @@ def average_pool_gradient(
 
 
 def _pool_spec(
-    kernel: Ints, stride: Ints, padding: Ints, ceil_mode: bool, include_pad: bool, divisor: int | None
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    ceil_mode: bool,
+    include_pad: bool,
+    divisor: int | None,
 ) -> ConvSpec:
     if ceil_mode or divisor is not None or (any(padding) and not include_pad):
-        raise ExportError("average pooling has a lowering only with floor sizes and padding counted as zeros.")
+        raise ExportError(
+            "average pooling has a lowering only with floor sizes and padding counted as zeros."
+        )
     return _spec(kernel, stride or kernel, padding, [1, 1], 1)
 
 

@@ -30,8 +30,21 @@ _UNARY = {
     "logical_not": "Not",
     "floor": "Floor",
 }
-_BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "maximum": "Max", "minimum": "Min"}
-_COMPARISONS = {"gt": "Greater", "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual", "eq": "Equal"}
+_BINARY = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "maximum": "Max",
+    "minimum": "Min",
+}
+_COMPARISONS = {
+    "gt": "Greater",
+    "ge": "GreaterOrEqual",
+    "lt": "Less",
+    "le": "LessOrEqual",
+    "eq": "Equal",
+}
 
 
 def _unary(kind: str) -> Lowering:
@@ -68,11 +81,19 @@ for _name, _kind in _COMPARISONS.items():
 
 def _common(*values: Number) -> torch.dtype:
     """The dtype PyTorch computes in: that of the tensors; plain numbers take part in it."""
-    tensors = [value.meta for value in values if isinstance(value, Value) and isinstance(value.meta, torch.Tensor)]
+    tensors = [
+        value.meta
+        for value in values
+        if isinstance(value, Value) and isinstance(value.meta, torch.Tensor)
+    ]
     if not tensors:
         return torch.float32
     dtype = torch.result_type(tensors[0], tensors[-1])
-    return torch.float32 if not dtype.is_floating_point and any(isinstance(v, float) for v in values) else dtype
+    return (
+        torch.float32
+        if not dtype.is_floating_point and any(isinstance(v, float) for v in values)
+        else dtype
+    )
 
 
 @lowers("aten.rsub.Scalar")
@@ -112,13 +133,17 @@ def leaky_relu(graph: GraphBuilder, x: Value, slope: float = 0.01) -> str:
 
 
 @lowers("aten.leaky_relu_backward.default")
-def leaky_relu_gradient(graph: GraphBuilder, grad_y: Value, x: Value, slope: float, x_is_result: bool) -> str:
+def leaky_relu_gradient(
+    graph: GraphBuilder, grad_y: Value, x: Value, slope: float, x_is_result: bool
+) -> str:
     # Input and result have the same sign, so it does not matter which of them x is.
     return graph.call(leaky_relu_grad(), grad_y, x, alpha=float(slope))
 
 
 @lowers("aten.clamp.default")
-def clamp(graph: GraphBuilder, x: Value, low: Number | None = None, high: Number | None = None) -> str:
+def clamp(
+    graph: GraphBuilder, x: Value, low: Number | None = None, high: Number | None = None
+) -> str:
     bounds = ["" if bound is None else graph.scalar(bound, x.dtype) for bound in (low, high)]
     return graph.op("Clip", x, *bounds)
 
@@ -135,7 +160,9 @@ def total(graph: GraphBuilder, x: Value, *, dtype: Any = None) -> str:
 
 
 @lowers("aten.sum.dim_IntList")
-def sum_over(graph: GraphBuilder, x: Value, axes: list[int], keepdim: bool = False, *, dtype: Any = None) -> str:
+def sum_over(
+    graph: GraphBuilder, x: Value, axes: list[int], keepdim: bool = False, *, dtype: Any = None
+) -> str:
     return graph.op("ReduceSum", x, graph.ints(*axes), keepdims=int(keepdim))
 
 
@@ -145,10 +172,14 @@ def mean(graph: GraphBuilder, x: Value, *, dtype: Any = None) -> str:
 
 
 @lowers("aten.mean.dim")
-def mean_over(graph: GraphBuilder, x: Value, axes: list[int], keepdim: bool = False, *, dtype: Any = None) -> str:
+def mean_over(
+    graph: GraphBuilder, x: Value, axes: list[int], keepdim: bool = False, *, dtype: Any = None
+) -> str:
     return graph.op("ReduceMean", x, graph.ints(*axes), keepdims=int(keepdim))
 
 
 @lowers("aten._to_copy.default")
-def to_copy(graph: GraphBuilder, x: Value, *, dtype: torch.dtype | None = None, **_: Any) -> str | Value:
+def to_copy(
+    graph: GraphBuilder, x: Value, *, dtype: torch.dtype | None = None, **_: Any
+) -> str | Value:
     return x if dtype is None or dtype == x.dtype else graph.op("Cast", x, to=onnx_dtype(dtype))

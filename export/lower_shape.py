@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
 from edgeadapt.errors import ExportError
-from edgeadapt.export.graph import GraphBuilder, Number, Size, Value, onnx_dtype
+from edgeadapt.export.graph import GraphBuilder, Number, Size, Value
 from edgeadapt.export.lowering import Lowering, lowers
 
 _END = np.iinfo(np.int64).max
@@ -46,20 +47,34 @@ def cut(
     end: Size | None = None,
     step: int = 1,
 ) -> str:
-    bounds = graph.sizes([0 if start is None else start]), graph.sizes([_END if end is None else end])
+    bounds = (
+        graph.sizes([0 if start is None else start]),
+        graph.sizes([_END if end is None else end]),
+    )
     return graph.op("Slice", x, *bounds, graph.ints(axis), graph.ints(step))
 
 
 @lowers("aten.slice_backward.default")
 def cut_gradient(
-    graph: GraphBuilder, grad_y: Value, sizes: list[Size], axis: int, start: int, end: Size, step: int
+    graph: GraphBuilder,
+    grad_y: Value,
+    sizes: list[Size],
+    axis: int,
+    start: Size,
+    end: Size,
+    step: int,
 ) -> str:
     if step != 1 or not isinstance(start, int) or start < 0:
-        raise ExportError("the gradient of a slice has a lowering only with step 1 and a constant start.")
+        raise ExportError(
+            "the gradient of a slice has a lowering only with step 1 and a constant start."
+        )
+    axis %= grad_y.rank
     wanted = graph.sizes([sizes[axis]])
     have = graph.op("Shape", grad_y, start=axis, end=axis + 1)
     after = graph.op("Sub", graph.op("Sub", wanted, have), graph.ints(start))
-    return graph.op("Pad", grad_y, graph.op("Concat", graph.ints(start), after, axis=0), "", graph.ints(axis))
+    return graph.op(
+        "Pad", grad_y, graph.op("Concat", graph.ints(start), after, axis=0), "", graph.ints(axis)
+    )
 
 
 @lowers("aten.select.int")
@@ -72,7 +87,7 @@ def split(graph: GraphBuilder, x: Value, sizes: list[int], axis: int = 0) -> lis
     where, edges = graph.ints(axis), np.cumsum([0, *sizes])
     return [
         graph.op("Slice", x, graph.ints(int(a)), graph.ints(int(b)), where)
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
     ]
 
 
@@ -122,7 +137,9 @@ def unsqueeze(graph: GraphBuilder, x: Value, axis: int) -> str:
 @lowers("aten.squeeze.dim", "aten.squeeze.dims")
 def squeeze(graph: GraphBuilder, x: Value, axes: int | list[int]) -> str | Value:
     listed = [axes] if isinstance(axes, int) else axes
-    ones = [axis for axis in listed if x.meta.shape[axis] == 1]  # PyTorch leaves other axes as they are
+    ones = [
+        axis for axis in listed if x.meta.shape[axis] == 1
+    ]  # PyTorch leaves other axes as they are
     return graph.op("Squeeze", x, graph.ints(*ones)) if ones else x
 
 
@@ -148,8 +165,12 @@ def replication_pad(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
 
 
 def _pads(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
-    """PyTorch lists (begin, end) from the last axis backwards; ONNX all begins, then all ends, from the first."""
-    pairs = [(0, 0)] * (x.rank - len(pads) // 2) + list(zip(pads[::2], pads[1::2], strict=True))[::-1]
+    """PyTorch lists (begin, end) from the last axis backwards; ONNX all begins, then all ends, from
+    the first.
+    """
+    pairs = [(0, 0)] * (x.rank - len(pads) // 2) + list(zip(pads[::2], pads[1::2], strict=True))[
+        ::-1
+    ]
     return graph.ints(*(begin for begin, _ in pairs), *(end for _, end in pairs))
 
 
@@ -164,22 +185,34 @@ def ones_like(graph: GraphBuilder, x: Value, **options: Any) -> str:
 
 
 @lowers("aten.full_like.default")
-def full_like(graph: GraphBuilder, x: Value, value: Number, *, dtype: torch.dtype | None = None, **_: Any) -> str:
+def full_like(
+    graph: GraphBuilder, x: Value, value: Number, *, dtype: torch.dtype | None = None, **_: Any
+) -> str:
     return graph.op("Expand", graph.scalar(value, dtype or x.dtype), graph.op("Shape", x))
 
 
 @lowers("aten.full.default")
-def full(graph: GraphBuilder, shape: list[Size], value: Number, *, dtype: torch.dtype | None = None, **_: Any) -> str:
+def full(
+    graph: GraphBuilder,
+    shape: list[Size],
+    value: Number,
+    *,
+    dtype: torch.dtype | None = None,
+    **_: Any,
+) -> str:
     return graph.op("Expand", graph.scalar(value, dtype or torch.float32), graph.sizes(shape))
 
 
 @lowers("aten.scalar_tensor.default")
-def scalar_tensor(graph: GraphBuilder, value: Number, *, dtype: torch.dtype | None = None, **_: Any) -> str:
+def scalar_tensor(
+    graph: GraphBuilder, value: Number, *, dtype: torch.dtype | None = None, **_: Any
+) -> str:
     return graph.scalar(value, dtype or torch.float32)
 
 
 @lowers("aten.sym_size.int")
 def size(graph: GraphBuilder, x: Value, axis: int) -> str:
+    axis %= x.rank
     return graph.op("Shape", x, start=axis, end=axis + 1)
 
 

@@ -1,8 +1,8 @@
-"""From a traced PyTorch graph to ONNX nodes: one lowering for each PyTorch operator, looked up by its name.
+"""From a traced PyTorch graph to ONNX nodes: one lowering for each PyTorch operator, looked up by
+its name.
 
-The lowerings are in ``lower_conv.py``, ``lower_pointwise.py`` and ``lower_shape.py``. An operator without one is an
-`ExportError` that names it and the line of the model it comes from.
-"""
+The lowerings are in ``lower_conv.py``, ``lower_pointwise.py`` and ``lower_shape.py``. An operator
+without one is an `ExportError` that names it and the line of the model it comes from."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LOWERINGS: dict[str, Lowering] = {}
 def lowers(*operators: str) -> Callable[[Lowering], Lowering]:
     """Register a function as the lowering of PyTorch operators, such as "aten.cat.default".
 
-    It is called with the builder and the operator's own arguments, tensors and symbolic sizes as `Value`, and returns
-    the name of its result (a list for several, a `Value` to hand an input through).
-    """
+    It is called with the builder and the operator's own arguments, tensors and symbolic sizes as
+    `Value`, and returns the name of its result (a list for several, a `Value` to hand an input
+    through)."""
 
     def register(function: Lowering) -> Lowering:
         for operator in operators:
@@ -39,7 +39,8 @@ def lowers(*operators: str) -> Callable[[Lowering], Lowering]:
 
 
 def lower(trace: Trace) -> tuple[GraphBuilder, dict[str, str]]:
-    """Lower a whole trace. Returns the builder and, for each output of the trace, the name of its value.
+    """Lower a whole trace. Returns the builder and, for each output of the trace, the name of its
+    value.
 
     Raises:
         ExportError: listing every operator that has no lowering.
@@ -48,7 +49,9 @@ def lower(trace: Trace) -> tuple[GraphBuilder, dict[str, str]]:
 
     _refuse_unknown(trace)
     graph = GraphBuilder()
-    values: dict[fx.Node, Any] = {node: Value(name, node.meta["val"]) for node, name in trace.inputs.items()}
+    values: dict[fx.Node, Any] = {
+        node: Value(name, node.meta["val"]) for node, name in trace.inputs.items()
+    }
     for node in trace.graph.nodes:
         if node.op == "get_attr":
             values[node] = Value(node.target, trace.constants[node.target])
@@ -66,7 +69,9 @@ def _lower_node(graph: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) 
     try:
         result = LOWERINGS[_operator(node)](graph, *arguments, **options)
     except ExportError as error:
-        raise ExportError(f"{_operator(node)}: {error.message} {_source(node)}", error.hint) from error
+        raise ExportError(
+            f"{_operator(node)}: {error.message} {_source(node)}", error.hint
+        ) from error
     if isinstance(result, list):
         return [Value(name, meta) for name, meta in zip(result, node.meta["val"], strict=True)]
     return Value(result.name if isinstance(result, Value) else result, node.meta["val"])
@@ -90,14 +95,22 @@ def _operator(node: fx.Node) -> str:
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         return str(target)
-    return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}".removeprefix("_")
+    return (
+        f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}".removeprefix(
+            "_"
+        )
+    )
 
 
 def _source(node: fx.Node) -> str:
     """The line of the model that ``node`` comes from: the innermost frame that is not PyTorch's."""
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', node.meta.get("stack_trace") or "")
     root = torch.__path__[0]
-    own = [frame for frame in frames if not frame[0].startswith(root) and "edgeadapt/export" not in frame[0]]
+    own = [
+        frame
+        for frame in frames
+        if not frame[0].startswith(root) and "edgeadapt/export" not in frame[0]
+    ]
     if not own:
         return "(in the backward pass)"
     file, line, function = own[-1]

@@ -1,8 +1,8 @@
 """Operators kept whole while the backward pass is traced.
 
-PyTorch would expand each of them into size-dependent pieces, or fix the image size on the way. Kept whole they reach the
-bundle as one node with a meaning. Each has an eager implementation, so a traced graph also runs in PyTorch.
-"""
+PyTorch would expand each of them into size-dependent pieces, or fix the image size on the way. Kept
+whole they reach the bundle as one node with a meaning. Each has an eager implementation, so a
+traced graph also runs in PyTorch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import grad as conv_grad
 from torch.overrides import TorchFunctionMode
 
 from edgeadapt.errors import ExportError
@@ -31,24 +32,50 @@ def conv_weight_grad(
 ) -> Tensor:
     """Gradient of conv2d(x, weight) in its weight: (Co, Ci / groups, kh, kw)."""
     shape = [grad_y.shape[1], x.shape[1] // groups, *kernel]
-    return torch.nn.grad.conv2d_weight(x, shape, grad_y, stride, padding, dilation, groups)
+    return conv_grad.conv2d_weight(  # type: ignore[no-untyped-call]
+        x, shape, grad_y, stride, padding, dilation, groups
+    )
 
 
 @conv_weight_grad.register_fake
-def _(x: Tensor, grad_y: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Tensor:
+def _(
+    x: Tensor,
+    grad_y: Tensor,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Tensor:
     return x.new_empty([grad_y.shape[1], x.shape[1] // groups, *kernel])
 
 
 @torch.library.custom_op("edgeadapt::conv_input_grad", mutates_args=())
 def conv_input_grad(
-    x: Tensor, grad_y: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, groups: int
+    x: Tensor,
+    grad_y: Tensor,
+    weight: Tensor,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
 ) -> Tensor:
     """Gradient of conv2d(x, weight) in its input; of ``x`` only the shape is used."""
-    return torch.nn.grad.conv2d_input(list(x.shape), weight, grad_y, stride, padding, dilation, groups)
+    return conv_grad.conv2d_input(  # type: ignore[no-untyped-call]
+        list(x.shape), weight, grad_y, stride, padding, dilation, groups
+    )
 
 
 @conv_input_grad.register_fake
-def _(x: Tensor, grad_y: Tensor, weight: Tensor, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Tensor:
+def _(
+    x: Tensor,
+    grad_y: Tensor,
+    weight: Tensor,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -83,7 +110,11 @@ def _save_resize(ctx: Any, inputs: tuple[Tensor, int, str], output: Tensor) -> N
 
 
 def _resize_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, None, None]:
-    return torch.ops.edgeadapt.resize_grad(ctx.saved_tensors[0], grad_y, ctx.scale, ctx.mode), None, None
+    return (
+        torch.ops.edgeadapt.resize_grad(ctx.saved_tensors[0], grad_y, ctx.scale, ctx.mode),
+        None,
+        None,
+    )
 
 
 resize.register_autograd(_resize_backward, setup_context=_save_resize)
@@ -94,10 +125,16 @@ def _corners(mode: str) -> dict[str, bool]:
 
 
 class KeepResizeWhole(TorchFunctionMode):
-    """While active, F.interpolate becomes `resize`: PyTorch's own would fix the image size while tracing."""
+    """While active, F.interpolate becomes `resize`: PyTorch's own would fix the image size while
+    tracing.
+    """
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Any = None,
     ) -> Any:
         if func is F.interpolate:
             return _whole_resize(*args, **(kwargs or {}))
@@ -115,12 +152,22 @@ def _whole_resize(
 ) -> Tensor:
     factors = set(scale_factor) if isinstance(scale_factor, tuple | list) else {scale_factor}
     factor = factors.pop() if len(factors) == 1 else None
-    plain = size is None and factor is not None and float(factor).is_integer() and factor >= 1
-    if not plain or mode not in ("bilinear", "nearest") or align_corners or antialias or x.dim() != 4:
+    if (
+        size is not None
+        or factor is None
+        or not float(factor).is_integer()
+        or factor < 1
+        or mode not in ("bilinear", "nearest")
+        or align_corners
+        or antialias
+        or x.dim() != 4
+    ):
         raise ExportError(
-            f"F.interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r}, align_corners={align_corners}, "
-            f"antialias={antialias}) on {x.dim()} dimensions has no lowering.",
-            "use an integer scale_factor with mode 'bilinear' (align_corners=False) or 'nearest' on (N, C, H, W).",
+            f"F.interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r}, "
+            f"align_corners={align_corners}, antialias={antialias}) on {x.dim()} dimensions has no "
+            "lowering.",
+            "use an integer scale_factor with mode 'bilinear' (align_corners=False) or 'nearest' "
+            "on (N, C, H, W).",
         )
     return torch.ops.edgeadapt.resize(x, int(factor), mode)
 
@@ -138,11 +185,12 @@ def _convolution_backward(
     groups: int,
     output_mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.convolution_backward in parts, so that the part nobody asks for is not there to be computed.
+    """aten.convolution_backward in parts, so that the part nobody asks for is not there to be
+    computed.
 
-    A transposed convolution is the input gradient of a convolution, so its own input gradient is that convolution, and
-    its weight gradient is that convolution's with the roles of x and grad_y exchanged.
-    """
+    A transposed convolution is the input gradient of a convolution, so its own input gradient is
+    that convolution, and its weight gradient is that convolution's with the roles of x and grad_y
+    exchanged."""
     ops = torch.ops.edgeadapt
     wants_x, wants_weight, wants_bias = output_mask
     grad_x = grad_weight = None

@@ -1,12 +1,14 @@
-"""One trace of a network: forward pass, adaptation loss and, by PyTorch's own autograd, every gradient.
+"""One trace of a network: forward pass, adaptation loss and, by PyTorch's own autograd, every
+gradient.
 
-The image's height and width stay symbolic (``size_multiple`` times an unknown), so that one trace serves every size.
-Restore graph, loss graph and the graph of every scope are cut from this trace afterwards.
-"""
+The image's height and width stay symbolic (``size_multiple`` times an unknown), so that one trace
+serves every size. Restore graph, loss graph and the graph of every scope are cut from this trace
+afterwards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -43,8 +45,8 @@ class Adaptable(Protocol):
 class Trace:
     """A graph whose placeholders are image, parameters and buffers, and whose outputs have names.
 
-    ``outputs`` maps "restored", "loss", "loss_terms" and every parameter the loss depends on (its gradient) to a node.
-    """
+    ``outputs`` maps "restored", "loss", "loss_terms" and every parameter the loss depends on (its
+    gradient) to a node."""
 
     graph: fx.Graph
     inputs: dict[fx.Node, str]  # placeholder -> "image" or the name of a parameter or buffer
@@ -73,50 +75,71 @@ def check_adaptable(network: object) -> None:
             if not hasattr(network, name)
         ]
         raise ExportError(
-            f"{type(network).__name__} cannot be exported: it has no {', '.join(missing) or 'nn.Module base'}.",
-            "docs/architecture.md lists the four things a network offers; examples/ has the smallest one.",
+            f"{type(network).__name__} cannot be exported: it has no "
+            f"{', '.join(missing) or 'nn.Module base'}.",
+            "docs/architecture.md lists what a network offers; examples/ has a small one.",
         )
     listed = sorted(name for names in network.parameter_groups().values() for name in names)
     actual = sorted(name for name, _ in network.named_parameters())
     if listed != actual:
-        odd = sorted(set(listed) ^ set(actual)) or [a for a, b in zip(listed, listed[1:], strict=False) if a == b]
-        raise ExportError(f"parameter_groups: {odd[0]!r} must be a parameter of the network, in exactly one group.")
+        odd = sorted(set(listed) ^ set(actual)) or [a for a, b in pairwise(listed) if a == b]
+        raise ExportError(
+            f"parameter_groups: {odd[0]!r} must be a parameter of the network, in just one group."
+        )
 
 
 def trace(network: nn.Module) -> Trace:
     """Trace ``network`` (an `Adaptable`) in float32.
 
     Raises:
-        ExportError: if the contract is not kept, an operation cannot be traced, or the code fixes the image size.
+        ExportError: if the contract is not kept, an operation cannot be traced, or the code fixes
+        the image size.
     """
     check_adaptable(network)
     step = _Step(network.eval())
     state = {name: value.detach() for name, value in step.named_parameters()}
     buffers = dict(step.named_buffers())
-    wrong = [name for name, value in {**state, **buffers}.items() if value.is_floating_point() and value.dtype != torch.float32]
+    wrong = [
+        name
+        for name, value in {**state, **buffers}.items()
+        if value.is_floating_point() and value.dtype != torch.float32
+    ]
     if wrong:
-        raise ExportError(f"{wrong[0]} is not float32.", "call .float() on the network before the export.")
+        raise ExportError(
+            f"{wrong[0]} is not float32.", "call .float() on the network before the export."
+        )
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
     image = _symbolic_image(mode, int(network.size_multiple))  # type: ignore[arg-type]
     reached: list[str] = []
 
     def joint(image: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        parameters = {name: value.requires_grad_() for name, value in zip(state, values, strict=False)}
+        parameters = {
+            name: value.requires_grad_() for name, value in zip(state, values, strict=False)
+        }
         rest = dict(zip(buffers, values[len(state) :], strict=True))
         with KeepResizeWhole():
             terms, restored = functional_call(step, {**parameters, **rest}, (image,))
         _check_outputs(image, terms, restored)
         loss = terms.sum()
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        found = {name: grad for name, grad in zip(parameters, gradients, strict=True) if grad is not None}
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+            loss, list(parameters.values()), allow_unused=True
+        )
+        found = {
+            name: grad for name, grad in zip(parameters, gradients, strict=True) if grad is not None
+        }
         reached.extend(found)
         return loss, terms, restored, *found.values()
 
-    fakes = [mode.from_tensor(value, static_shapes=True) for value in (*state.values(), *buffers.values())]
+    fakes = [
+        mode.from_tensor(value, static_shapes=True)
+        for value in (*state.values(), *buffers.values())
+    ]
     try:
         with mode:
-            module = make_fx(joint, decomposition_table=DECOMPOSITIONS, record_stack_traces=True)(image, *fakes)
+            module = make_fx(joint, decomposition_table=DECOMPOSITIONS, record_stack_traces=True)(
+                image, *fakes
+            )
     except EdgeadaptError:
         raise
     except Exception as error:  # whatever PyTorch's tracer raises, the user gets one sentence
@@ -128,11 +151,16 @@ def trace(network: nn.Module) -> Trace:
 
 
 def _symbolic_image(mode: FakeTensorMode, multiple: int) -> Tensor:
-    """A fake (1, 3, multiple * h, multiple * w): written as products, sizes divide without case distinctions."""
+    """A fake (1, 3, multiple * h, multiple * w): written as products, sizes divide without case
+    distinctions.
+    """
     static, dynamic = DimDynamic.STATIC, DimDynamic.DYNAMIC
     context: Any = StatelessSymbolicContext([static, static, dynamic, static, dynamic, static])
-    # 10 and 13 are hints only: unequal, and not 1, so that nothing is taken for a broadcast or a square.
-    blocks = mode.from_tensor(torch.empty(1, 3, 10, multiple, 13, multiple), symbolic_context=context)
+    # 10 and 13 are hints only: unequal, and not 1, so that nothing is taken for a broadcast or a
+    # square.
+    blocks = mode.from_tensor(
+        torch.empty(1, 3, 10, multiple, 13, multiple), symbolic_context=context
+    )
     return blocks.reshape(1, 3, blocks.shape[2] * multiple, blocks.shape[4] * multiple)
 
 
@@ -145,13 +173,15 @@ def _check_outputs(image: Tensor, terms: Tensor, restored: Tensor) -> None:
     symbolic = all(isinstance(size, torch.SymInt) for size in restored.shape[2:])
     if restored.dim() != 4 or not symbolic or bool(restored.shape[2] != image.shape[2]):
         raise ExportError(
-            f"restore must return the shape of the image for every size, got {tuple(restored.shape)} "
-            f"for {tuple(image.shape)}.",
+            "restore must return the shape of the image for every size, "
+            f"got {tuple(restored.shape)} for {tuple(image.shape)}.",
             "derive sizes from image.shape; do not turn them into Python numbers.",
         )
 
 
-def _named(module: fx.GraphModule, names: list[str], buffers: dict[str, Tensor], reached: list[str]) -> Trace:
+def _named(
+    module: fx.GraphModule, names: list[str], buffers: dict[str, Tensor], reached: list[str]
+) -> Trace:
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     plain = [name.removeprefix("network.") for name in names]
     inputs = dict(zip(placeholders, ["image", *plain], strict=True))
@@ -162,4 +192,6 @@ def _named(module: fx.GraphModule, names: list[str], buffers: dict[str, Tensor],
         if node.op == "get_attr":
             constants[node.target] = getattr(module, node.target)
     outputs = dict(zip(keys, result, strict=True))
-    return Trace(module.graph, inputs, outputs, constants, int(outputs["loss_terms"].meta["val"].shape[0]))
+    return Trace(
+        module.graph, inputs, outputs, constants, int(outputs["loss_terms"].meta["val"].shape[0])
+    )

@@ -115,6 +115,10 @@ def _session_options(threads: int | None) -> Any:
     options.intra_op_num_threads = threads or 0  # 0: one for each physical core
     options.inter_op_num_threads = 1  # the graphs are chains: nothing to run side by side
     options.log_severity_level = _QUIET
+    # With symbolic sizes, looking for buffers to share takes most of the time a session needs to
+    # open (8 s of 9 for a backward pass), and planning from the first run's sizes doubles the peak.
+    options.enable_mem_reuse = False
+    options.enable_mem_pattern = False
     options.use_deterministic_compute = True  # reset() and the same call must give the same bits
     return options
 
