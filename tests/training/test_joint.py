@@ -54,9 +54,11 @@ def test_the_plateau_halves_the_rate_when_the_loss_stops_falling() -> None:
         rates.append(plateau.rate)
     # means 4.5 and 4.1 are two windows without a better one; then 3.0 is better, and then no more
     assert rates == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2, 0.2]
+    plateau.add(7.0)  # half a window
     again = Plateau(config)
     again.load_state(plateau.state())
-    assert again.state() == plateau.state()
+    assert again.state() == plateau.state() != Plateau(config).state()
+    assert again.state()["sum"] == 7.0
 
 
 def test_the_cosine_runs_from_the_first_rate_to_the_last() -> None:
