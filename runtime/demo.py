@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -46,7 +46,9 @@ def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> O
     """
     check_installed()
     check_writable(folder)
-    blurred, sharp = synthesize_blur(_photograph(), draw_parameters(seed))
+    # The camera's motion only: the patches that move in training would lie over the face.
+    parameters = replace(draw_parameters(seed), objects=())
+    blurred, sharp = synthesize_blur(_photograph(), parameters)
     session.reset()
     plain = session.restore(blurred)
     adaptation = session.adapt(blurred, steps)

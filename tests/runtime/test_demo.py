@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,11 @@ def test_the_picture_and_the_table_show_what_was_measured(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"
-    assert main(["demo", "--bundle", str(tiny), "-o", str(out), "--steps", "1", "--seed", "3"]) == 0
+    assert main(["demo", "--bundle", str(tiny), "-o", str(out), "--steps", "1", "--seed", "4"]) == 0
     blurred, plain, adapted, sharp = panels(read_image(out / "demo.png"))
-    pair = synthesize_blur(astronaut(), draw_parameters(3))
+    pair = synthesize_blur(astronaut(), replace(draw_parameters(4), objects=()))
     assert np.array_equal(blurred, pair.blurred)
-    assert np.array_equal(sharp, pair.sharp)
+    assert np.array_equal(sharp, astronaut())  # nothing lies over the photograph
     with Session(tiny) as session:
         assert np.array_equal(plain, session.restore(blurred))
         session.adapt(blurred, 1)
