@@ -31,7 +31,9 @@ def test_the_picture_and_the_table_show_what_was_measured(
     blurred, plain, adapted, sharp = panels(read_image(out / "demo.png"))
     pair = synthesize_blur(astronaut(), replace(draw_parameters(4), objects=()))
     assert np.array_equal(blurred, pair.blurred)
-    assert np.array_equal(sharp, astronaut())  # nothing lies over the photograph
+    assert np.array_equal(sharp, pair.sharp)
+    # Nothing lies over the photograph; only lights, levels 250 and up, are made white.
+    assert np.abs(sharp.astype(int) - astronaut()).max() <= 5
     with Session(tiny) as session:
         assert np.array_equal(plain, session.restore(blurred))
         session.adapt(blurred, 1)
