@@ -172,7 +172,8 @@ def _to_linear(frame: Frame, parameters: BlurParameters) -> Planes:
     """Linear light (3, H, W). White becomes more than 1, so that moving lights leave streaks."""
     table = _gamma_table(parameters.gamma)
     table[250:] *= parameters.highlight_gain
-    return table[np.ascontiguousarray(frame.transpose(2, 0, 1))]
+    light: Planes = table[np.ascontiguousarray(frame.transpose(2, 0, 1))]
+    return light
 
 
 def _from_linear(planes: Planes, gamma: float) -> Frame:
