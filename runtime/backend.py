@@ -34,6 +34,9 @@ class Backend(Protocol):
     the engine fails.
     """
 
+    def prepare(self, scope: str) -> None:
+        """Open what an adaptation of ``scope`` needs, so that its first step takes no longer."""
+
     def restore(self, frame: Frame) -> None:
         """Write ``frame.restored`` from the bundle's own weights (`restore.onnx`)."""
 

@@ -33,6 +33,11 @@ class OnnxRuntimeBackend:
         self._engines: dict[str, Any] = {}
         self._calls: dict[str, _Call] = {}
 
+    def prepare(self, scope: str) -> None:
+        """Open the scope's graph and the loss graph."""
+        self._engine(self._bundle.scope(scope).graph)
+        self._engine(LOSS_GRAPH)
+
     def restore(self, frame: Frame) -> None:
         """Write ``frame.restored`` from the bundle's own weights."""
         if "restore" not in self._calls:

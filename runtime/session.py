@@ -130,7 +130,10 @@ class Session:
         optimizer = make_optimizer(self.bundle, self._weights, self._gradients, scope, step_size)
         frame = self._load("adapt", image)
         self._gradients.fill(0.0)  # what another scope left must not reach this optimizer
-        trace = _Trace(self._engine_or_raise(), frame, image, keep_steps, plain=self._pristine)
+        engine = self._engine_or_raise()
+        if steps:
+            engine.prepare(scope)
+        trace = _Trace(engine, frame, image, keep_steps, plain=self._pristine)
         fault = self._take_steps(trace, optimizer, steps, scope)
         if fault:
             self.reset()

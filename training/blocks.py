@@ -1,4 +1,7 @@
-"""The layers the U-Net is made of. No normalisation layers anywhere (paper, section 3.1), so batch size 1 is safe."""
+"""The layers the U-Net is made of.
+
+No normalisation layers anywhere (paper, section 3.1), so batch size 1 is safe.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class ResidualBlocks(nn.Sequential):
 
 
 class EncoderLevel(nn.Module):
-    """Opening convolution (stride 2 below the first level), the recurrent feature merged in, residual blocks."""
+    """Opening convolution (stride 2 below the first level), the recurrent feature merged in,
+    residual blocks.
+    """
 
     def __init__(self, level: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -83,7 +88,9 @@ class UpBlock(nn.Module):
 
 
 def gaussian_half(image: Tensor) -> Tensor:
-    """Half the size after a 5-tap binomial filter, edges repeated: (N, C, H, W) -> (N, C, H / 2, W / 2)."""
+    """Half the size after a 5-tap binomial filter, edges repeated: (N, C, H, W) -> (N, C, H / 2, W
+    / 2).
+    """
     taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=image.dtype, device=image.device) / 16
     channels = image.shape[1]
     kernel = torch.outer(taps, taps).expand(channels, 1, 5, 5)

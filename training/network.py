@@ -1,7 +1,8 @@
-"""The two-branch multi-scale recurrent U-Net of Chi et al. (CVPR 2021, section 3.1), with every switch of its ablations.
+"""The two-branch multi-scale recurrent U-Net of Chi et al. (CVPR 2021, section 3.1), with every
+switch of its ablations.
 
-The paper fixes the scheme and leaves the sizes unsaid; ``training/network_config.py`` names each choice and its source.
-"""
+The paper fixes the scheme and leaves the sizes unsaid; ``training/network_config.py`` names each
+choice and its source."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class State(NamedTuple):
 
 
 class ScaleNet(nn.Module):
-    """The U-Net of one scale: shared units, then a primary and an auxiliary tower with a head each."""
+    """The U-Net of one scale: shared units, a primary and an auxiliary tower with a head each."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -55,10 +56,11 @@ class ScaleNet(nn.Module):
     def forward(
         self, x: Tensor, recurrent: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """Return the residual, the reconstruction (None without auxiliary branch) and the features for the next scale.
+        """Return the residual, the reconstruction (None without auxiliary branch) and the features
+        for the next scale.
 
-        ``x`` is (N, 6, H, W); ``recurrent`` holds F_1 ... F_L of the coarser scale at this scale's sizes.
-        """
+        ``x`` is (N, 6, H, W); ``recurrent`` holds F_1 ... F_L of the coarser scale at this scale's
+        sizes."""
         shared = self._run(self.shared, State(x, (), ()), recurrent)
         primary = self._run(self.primary, shared, recurrent)
         residual = self.primary["head"](primary.x)
@@ -109,7 +111,9 @@ class DeblurNet(nn.Module):
         self._initialise()
 
     def pyramid(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The image at every scale, finest first, each half the size of the one before it, anti-aliased."""
+        """The image at every scale, finest first, each half the size of the one before it, anti-
+        aliased.
+        """
         levels = [image]
         for _ in range(self.config.n_scales - 1):
             previous = levels[-1]
@@ -155,7 +159,8 @@ class DeblurNet(nn.Module):
         return _up2(coarse)
 
     def _initialise(self) -> None:
-        """Kaiming, but heads and what is added to a residual path start small, and linear layers keep the variance.
+        """Kaiming, but heads and what is added to a residual path start small, and linear layers
+        keep the variance.
 
         Without that the values grow with every block and scale, to 1e9 at the finest one.
         """
@@ -173,13 +178,17 @@ class DeblurNet(nn.Module):
 
 
 def restoration_terms(network: DeblurNet, outputs: Outputs, sharp: Tensor) -> Tensor:
-    """The primary loss of Eq. 1: mean absolute error at each scale, (n_scales,); the loss is their sum."""
+    """The primary loss of Eq.
+
+    1: mean absolute error at each scale, (n_scales,); the loss is their sum.
+    """
     pairs = zip(network.pyramid(sharp), outputs.restored, strict=True)
     return torch.stack([(target - output).abs().mean() for target, output in pairs])
 
 
 def adaptation_terms(network: DeblurNet, outputs: Outputs, image: Tensor) -> Tensor:
-    """The auxiliary loss of Eq. 1: mean absolute error at each scale, (n_scales,); the loss is their sum.
+    """The auxiliary loss of Eq. 1: mean absolute error at each scale, (n_scales,); the loss is
+    their sum.
 
     Raises:
         ValueError: if the network has no auxiliary branch.

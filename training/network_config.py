@@ -1,8 +1,7 @@
 """The switches of the deblurring network, and the three presets.
 
-Where the paper is silent the default and its source stand beside the field. Names of sources: SRN (Tao et al. 2018),
-MT-RNN (Park et al. 2020), Nah (Nah et al. 2017).
-"""
+Where the paper is silent the default and its source stand beside the field. Names of sources: SRN
+(Tao et al. 2018), MT-RNN (Park et al. 2020), Nah (Nah et al. 2017)."""
 
 from __future__ import annotations
 
@@ -75,7 +74,9 @@ class NetworkConfig:
 
     @property
     def branch_index(self) -> int:
-        """How many units of a scale both branches share (encoders, bottom, then up and decode a level)."""
+        """How many units of a scale both branches share (encoders, bottom, then up and decode a
+        level).
+        """
         levels = len(self.widths)
         everything = levels + 1 + 2 * (levels - 1)
         return {
