@@ -55,14 +55,15 @@ def synthesize_blur(sharp: Frame, parameters: BlurParameters, margin: int = 0) -
     )
     box = Box(margin + pad, margin + pad, height, width)
     layers = [_object_layer(scene, box, moving) for moving in parameters.objects]
-    total = np.zeros((3, height, width), np.float32)
+    total = middle = np.zeros((3, height, width), np.float32)
     for index in range(len(parameters.camera)):
         frame = _sub_frame(scene, box, layers, parameters, index)
-        total += frame
+        total = total + frame
         if index == len(parameters.camera) // 2:
-            target = _from_linear(frame, parameters.gamma)
+            middle = frame
     blurred = _expose(total / np.float32(len(parameters.camera)), parameters)
-    return Pair(_jpeg(_from_linear(blurred, parameters.gamma), parameters.jpeg_quality), target)
+    exposed = _jpeg(_from_linear(blurred, parameters.gamma), parameters.jpeg_quality)
+    return Pair(exposed, _from_linear(middle, parameters.gamma))
 
 
 def average_frames(frames: Sequence[Frame], gamma: float = 2.2) -> Frame:

@@ -50,7 +50,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     metadata = HeaderParser().parsestr(wheel.read(name).decode())
     base = [text for text in metadata.get_all("Requires-Dist") if "extra ==" not in text]
     assert len(base) == len(PYPROJECT["project"]["dependencies"])
-    assert not any(text.startswith(("torch", "lightning", "onnxscript")) for text in base)
+    assert not any(text.startswith(("torch", "lightning")) for text in base)
     assert metadata["Requires-Python"] == ">=3.10"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Version"] == (ROOT / "VERSION").read_text().strip()
@@ -125,7 +125,7 @@ import importlib, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "lightning_fabric", "onnxscript", "skimage"):
+        if name.partition(".")[0] in ("torch", "lightning_fabric", "skimage"):
             raise ImportError(f"{{name}} is not on the device")
 
 sys.meta_path.insert(0, Refuse())

@@ -54,6 +54,9 @@ class DataConfig:
             raise ConfigError("data.train: must hold at least one source, got none.")
 
 
+_PRECISIONS = ("fp32", "bf16")
+
+
 @dataclass(frozen=True)
 class JointConfig:
     """``[joint]``: stage 1, Eq. 3."""
@@ -69,9 +72,11 @@ class JointConfig:
     plateau_window: int = 350  # iterations whose mean loss is compared: one epoch of the paper
     plateau_patience: int = 50  # windows without a better loss before the rate is halved
     clip_norm: float = 0.0  # longest gradient; 0: not clipped
+    precision: str = "fp32"  # fp32 | bf16: autocast, weights stay float32
 
     def __post_init__(self) -> None:
         _one_of("joint.schedule", self.schedule, ("plateau", "cosine", "constant"))
+        _one_of("joint.precision", self.precision, _PRECISIONS)
         for name in ("iterations", "batch", "learning_rate", "plateau_window"):
             _positive(f"joint.{name}", getattr(self, name))
 
@@ -95,6 +100,7 @@ class MetaConfig:
     outer_optimizer: str = "adam"  # adam | sgd
     learning_rate: float = 2.5e-5  # [beta]
     clip_norm: float = 0.0  # longest outer gradient; 0: not clipped
+    precision: str = "fp32"  # fp32 | bf16; in bf16 the differences the inner steps make are noise
 
     def __post_init__(self) -> None:
         _one_of("meta.order", self.order, (1, 2))
@@ -102,6 +108,7 @@ class MetaConfig:
         _one_of("meta.aux_update", self.aux_update, ("literal", "copy_back", "outer"))
         _one_of("meta.outer_reduce", self.outer_reduce, ("sum", "mean"))
         _one_of("meta.outer_optimizer", self.outer_optimizer, ("adam", "sgd"))
+        _one_of("meta.precision", self.precision, _PRECISIONS)
         for name in ("iterations", "batch", "steps", "step_size", "learning_rate"):
             _positive(f"meta.{name}", getattr(self, name))
 
@@ -110,14 +117,12 @@ class MetaConfig:
 class RunConfig:
     """``[run]``: how to run; may differ when a run is resumed."""
 
-    precision: str = "fp32"  # fp32 | bf16: autocast, weights stay float32
     channels_last: bool = False  # memory layout of images and weights
     log_every: int = 50  # iterations
     checkpoint_every: int = 200
     validate_every: int = 1000
 
     def __post_init__(self) -> None:
-        _one_of("run.precision", self.precision, ("fp32", "bf16"))
         for name in ("log_every", "checkpoint_every", "validate_every"):
             _positive(f"run.{name}", getattr(self, name))
 

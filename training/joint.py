@@ -33,7 +33,7 @@ class JointStage:
         rate = self._rate(iteration)
         set_rate(self._optimizer, rate)
         self._optimizer.zero_grad()
-        with precision(self.config.run, blurred.device):
+        with precision(self.config.joint.precision, blurred.device):
             losses = joint_losses(self.network, blurred, sharp)
         total = torch.stack(list(losses.values())).sum()
         torch.autograd.backward(total)
@@ -47,7 +47,7 @@ class JointStage:
 
     def restore(self, image: Tensor) -> dict[str, Tensor]:
         """The plain restoration, without adaptation."""
-        with torch.no_grad(), precision(self.config.run, image.device):
+        with torch.no_grad(), precision(self.config.joint.precision, image.device):
             return {"psnr": self.network.restore(image)}
 
     def state(self) -> dict[str, Any]:

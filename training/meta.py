@@ -104,7 +104,7 @@ class MetaStage:
         """Restored without and with the K steps."""
         parameters = dict(self.network.named_parameters())
         adapted = self._adapt(parameters, image, second_order=False).parameters
-        with torch.no_grad(), precision(self.config.run, image.device):
+        with torch.no_grad(), precision(self.config.meta.precision, image.device):
             plain = self.network.restore(image)
             return {"psnr_before": plain, "psnr": forward(self.network, adapted, image).restored[0]}
 
@@ -132,7 +132,7 @@ class MetaStage:
         """Adapt to one image; the restoration loss at the adapted weights."""
         parameters = dict(self.network.named_parameters())
         adapted = self._adapt(parameters, image, self.config.meta.order == 2)
-        with precision(self.config.run, image.device):
+        with precision(self.config.meta.precision, image.device):
             outputs = forward(self.network, adapted.parameters, image)
             return adapted, restoration_terms(self.network, outputs, target).sum()
 
@@ -140,7 +140,7 @@ class MetaStage:
         self, parameters: Mapping[str, Tensor], image: Tensor, second_order: bool
     ) -> Adapted:
         meta = self.config.meta
-        with precision(self.config.run, image.device):
+        with precision(self.config.meta.precision, image.device):
             return adapt(
                 self.network,
                 parameters,

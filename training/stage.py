@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.training.checkpoint import LearnedAdaptation
-from edgeadapt.training.config import MetaConfig, RunConfig
+from edgeadapt.training.config import MetaConfig
 from edgeadapt.training.network import DeblurNet
 
 # Replaces each tensor by its mean over all processes; must be called by all of them with the same
@@ -42,9 +42,9 @@ class Stage(Protocol):
         """How the network should be adapted, as learned so far."""
 
 
-def precision(run: RunConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """The autocast context that ``run.precision`` asks for."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
+def precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The autocast context that a stage's ``precision``, "fp32" or "bf16", asks for."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=name == "bf16")
 
 
 def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:

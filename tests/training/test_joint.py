@@ -78,9 +78,7 @@ def test_warm_up_rises_in_equal_steps() -> None:
 def test_bfloat16_keeps_the_weights_in_float32() -> None:
     network = tiny_network(4).float()
     config = tiny_config(joint={"schedule": "constant"})
-    bf16 = type(config)(
-        config.network, config.data, config.joint, config.meta, type(config.run)(precision="bf16")
-    )
+    bf16 = tiny_config(joint={"schedule": "constant", "precision": "bf16"})
     blurred, sharp = (image.float() for image in images(5, 2))
     exact = JointStage(copy.deepcopy(network), config).step(0, blurred, sharp, alone)["loss"]
     rough = JointStage(network, bf16).step(0, blurred, sharp, alone)["loss"]
