@@ -12,8 +12,6 @@ from PIL import Image, UnidentifiedImageError
 
 from edgeadapt.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
 
 class ImageCache:
     """Reads images as uint8 (H, W, 3) RGB and keeps the last used ``megabytes`` of them.
@@ -46,11 +44,6 @@ class ImageCache:
             while self._held_bytes > self._limit_bytes and len(self._frames) > 1:
                 self._held_bytes -= self._frames.popitem(last=False)[1].nbytes
         return frame
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files right inside ``folder``, in the order of their names."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _decode(path: Path) -> npt.NDArray[np.uint8]:
