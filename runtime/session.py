@@ -205,9 +205,8 @@ class Session:
         if fault:
             return fault
         trace.keep()
-        first = trace.losses[0]
-        if loss > first + _LOSS_SLACK * abs(first):
-            return f"the loss rose from {first:.6g} to {loss:.6g}"
+        if loss_rose(trace.losses[0], loss):
+            return f"the loss rose from {trace.losses[0]:.6g} to {loss:.6g}"
         return ""
 
     def _load(self, operation: str, image: U8) -> Frame:
@@ -250,6 +249,11 @@ class _Trace:
             # bit for bit.
             self.engine.restore(self.frame)
         self.images.append(from_network(self.frame.restored, *self._size))
+
+
+def loss_rose(first: float, last: float) -> bool:
+    """Whether steps that led from loss ``first`` to ``last`` are taken back."""
+    return last > first + _LOSS_SLACK * abs(first)
 
 
 def _fault(loss: float, trace: _Trace, what: str, array: F32) -> str:
