@@ -7,6 +7,7 @@ images one at a time: N is 1."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,6 +181,57 @@ def average_pool_grad(spec: ConvSpec) -> onnx.FunctionProto:
     return body.function(
         f"AveragePoolGrad_{spec.suffix()}", ["grad_y", "x_shape"], list(spec.attributes())
     )
+
+
+def pad_grad(mode: str, pads: Sequence[int]) -> onnx.FunctionProto:
+    """PadGrad(grad_y; mode, pads) -> gradient of a 2-D padding, "reflect" or "edge".
+
+    ``pads`` is PyTorch's (left, right, top, bottom), none negative. What was copied into the border
+    is added to where it came from.
+    """
+    body, value = _Body(), "grad_y"
+    for axis, (begin, end) in ((3, pads[0:2]), (2, pads[2:4])):
+        value = _add_border(body, value, axis, begin, end, mode)
+    body.op("Identity", value, out="y")
+    name = "_".join(str(pad) for pad in pads)
+    return body.function(f"PadGrad_{mode}_{name}", ["grad_y"], ["mode", "pads"])
+
+
+def max_pool_grad(spec: ConvSpec, ceil_mode: bool) -> onnx.FunctionProto:
+    """MaxPoolGrad(grad_y, x) -> grad_y where x was the largest of its window, 0 elsewhere."""
+    body = _Body()
+    attributes: dict[str, Any] = {"ceil_mode": int(ceil_mode), **spec.attributes()}
+    del attributes["group"]
+    body.nodes.append(helper.make_node("MaxPool", ["x"], ["largest", "where"], **attributes))
+    size, minus = body.op("Size", "x"), body.ints(-1)
+    zeros = body.op("Expand", body.op("Constant", value_float=0.0), body.op("Reshape", size, minus))
+    places, values = body.op("Reshape", "where", minus), body.op("Reshape", "grad_y", minus)
+    flat = body.op("ScatterElements", zeros, places, values, axis=0, reduction="add")
+    body.op("Reshape", flat, body.op("Shape", "x"), out="y")
+    names = [*spec.attributes(), "ceil_mode"]
+    return body.function(f"MaxPoolGrad_{spec.suffix()}_{int(ceil_mode)}", ["grad_y", "x"], names)
+
+
+def _add_border(body: _Body, value: str, axis: int, begin: int, end: int, mode: str) -> str:
+    where = body.ints(axis)
+    result = core = body.op("Slice", value, body.ints(begin), body.ints(-end or _END), where)
+    size = body.op("Shape", core, start=axis, end=axis + 1)
+    for count, first in ((begin, True), (end, False)):
+        if not count:
+            continue
+        bounds = (0, count) if first else (-count, _END)
+        band = body.op("Slice", value, body.ints(bounds[0]), body.ints(bounds[1]), where)
+        skip = 0 if mode == "edge" else 1  # reflection leaves the edge itself out
+        if mode == "edge":
+            band, length = body.op("ReduceSum", band, where, keepdims=1), 1
+        else:
+            backwards = body.ints(-1), body.ints(-_END), where, body.ints(-1)
+            band, length = body.op("Slice", band, *backwards), count
+        near, rest = body.ints(skip), body.op("Sub", size, body.ints(length + skip))
+        pads = (near, rest) if first else (rest, near)
+        placed = body.op("Pad", band, body.op("Concat", *pads, axis=0), "", where)
+        result = body.op("Add", result, placed)
+    return result
 
 
 def _flat_groups(body: _Body, value: str, group: int) -> str:

@@ -8,6 +8,7 @@ from edgeadapt.export.functions import (
     average_pool_grad,
     conv_input_grad,
     conv_weight_grad,
+    max_pool_grad,
     resize_grad,
 )
 from edgeadapt.export.graph import GraphBuilder, Value
@@ -120,6 +121,42 @@ def average_pool_gradient(
 ) -> str:
     spec = _pool_spec(kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
     return graph.call(average_pool_grad(spec), grad_y, graph.op("Shape", x), **spec.attributes())
+
+
+@lowers("aten.max_pool2d_with_indices.default")
+def max_pool(
+    graph: GraphBuilder,
+    x: Value,
+    kernel: Ints,
+    stride: Ints = [],  # noqa: B006
+    padding: Ints = [0, 0],  # noqa: B006
+    dilation: Ints = [1, 1],  # noqa: B006
+    ceil_mode: bool = False,
+) -> list[str]:
+    attributes = _spec(kernel, stride or kernel, padding, dilation, 1).attributes()
+    del attributes["group"]
+    largest = graph.op("MaxPool", x, ceil_mode=int(ceil_mode), **attributes)
+    return [
+        largest,
+        "",
+    ]  # the gradient finds the indices again: they would be a tensor more to keep
+
+
+@lowers("aten.max_pool2d_with_indices_backward.default")
+def max_pool_gradient(
+    graph: GraphBuilder,
+    grad_y: Value,
+    x: Value,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    ceil_mode: bool,
+    indices: Value,
+) -> str:
+    spec = _spec(kernel, stride or kernel, padding, dilation, 1)
+    function = max_pool_grad(spec, ceil_mode)
+    return graph.call(function, grad_y, x, ceil_mode=int(ceil_mode), **spec.attributes())
 
 
 def _pool_spec(

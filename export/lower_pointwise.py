@@ -1,4 +1,4 @@
-"""Lowerings of operators that work element by element, and of reductions."""
+"""Lowerings of operators that work element by element."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _UNARY = {
     "cos": "Cos",
     "logical_not": "Not",
     "floor": "Floor",
+    "bitwise_not": "Not",
+    "round": "Round",
 }
 _BINARY = {
     "add": "Add",
@@ -96,6 +98,22 @@ def _common(*values: Number) -> torch.dtype:
     )
 
 
+for _name, _kind in {
+    "bitwise_and": "And",
+    "bitwise_or": "Or",
+    "logical_and": "And",
+    "logical_or": "Or",
+}.items():
+    overload = "Tensor" if _name.startswith("bitwise") else "default"
+    lowers(f"aten.{_name}.{overload}")(lambda graph, x, y, kind=_kind: graph.op(kind, x, y))
+
+
+@lowers("aten.ne.Tensor", "aten.ne.Scalar")
+def not_equal(graph: GraphBuilder, x: Number, y: Number) -> str:
+    dtype = _common(x, y)
+    return graph.op("Not", graph.op("Equal", graph.scalar(x, dtype), graph.scalar(y, dtype)))
+
+
 @lowers("aten.rsub.Scalar")
 def reverse_subtract(graph: GraphBuilder, x: Value, y: Number) -> str:
     return graph.op("Sub", graph.scalar(y, x.dtype), x)
@@ -106,6 +124,50 @@ def power(graph: GraphBuilder, x: Value, exponent: Number) -> str:
     if exponent == 2:
         return graph.op("Mul", x, x)
     return graph.op("Pow", x, graph.scalar(exponent, x.dtype))
+
+
+@lowers("aten.log1p.default")
+def log_of_one_plus(graph: GraphBuilder, x: Value) -> str:
+    return graph.op("Log", graph.op("Add", x, graph.scalar(1.0, x.dtype)))
+
+
+@lowers("aten.expm1.default")
+def exp_minus_one(graph: GraphBuilder, x: Value) -> str:
+    return graph.op("Sub", graph.op("Exp", x), graph.scalar(1.0, x.dtype))
+
+
+@lowers("aten.elu.default")
+def elu(
+    graph: GraphBuilder, x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0
+) -> str:
+    inner = graph.op("Mul", x, graph.scalar(input_scale, x.dtype))
+    below = graph.op(
+        "Mul", exp_minus_one(graph, Value(inner, x.meta)), graph.scalar(alpha, x.dtype)
+    )
+    positive = graph.op("Greater", x, graph.scalar(0.0, x.dtype))
+    return graph.op("Mul", graph.op("Where", positive, x, below), graph.scalar(scale, x.dtype))
+
+
+@lowers("aten.softplus.default")
+def softplus(graph: GraphBuilder, x: Value, beta: float = 1.0, threshold: float = 20.0) -> str:
+    scaled = graph.op("Mul", x, graph.scalar(beta, x.dtype))
+    bent = graph.op("Div", graph.op("Softplus", scaled), graph.scalar(beta, x.dtype))
+    return graph.op("Where", graph.op("Greater", scaled, graph.scalar(threshold, x.dtype)), x, bent)
+
+
+@lowers("aten.hardtanh.default")
+def hardtanh(graph: GraphBuilder, x: Value, low: float = -1.0, high: float = 1.0) -> str:
+    return graph.op("Clip", x, graph.scalar(low, x.dtype), graph.scalar(high, x.dtype))
+
+
+@lowers("aten.clamp_min.default")
+def clamp_min(graph: GraphBuilder, x: Value, low: Number) -> str:
+    return graph.op("Clip", x, graph.scalar(low, x.dtype))
+
+
+@lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+def masked_fill(graph: GraphBuilder, x: Value, mask: Value, value: Number) -> str:
+    return graph.op("Where", mask, graph.scalar(value, x.dtype), x)
 
 
 @lowers("aten.rsqrt.default")
@@ -152,30 +214,6 @@ def clamp(
 def where(graph: GraphBuilder, condition: Value, x: Number, y: Number) -> str:
     dtype = _common(x, y)
     return graph.op("Where", condition, graph.scalar(x, dtype), graph.scalar(y, dtype))
-
-
-@lowers("aten.sum.default")
-def total(graph: GraphBuilder, x: Value, *, dtype: Any = None) -> str:
-    return graph.op("ReduceSum", x, keepdims=0)
-
-
-@lowers("aten.sum.dim_IntList")
-def sum_over(
-    graph: GraphBuilder, x: Value, axes: list[int], keepdim: bool = False, *, dtype: Any = None
-) -> str:
-    return graph.op("ReduceSum", x, graph.ints(*axes), keepdims=int(keepdim))
-
-
-@lowers("aten.mean.default")
-def mean(graph: GraphBuilder, x: Value, *, dtype: Any = None) -> str:
-    return graph.op("ReduceMean", x, keepdims=0)
-
-
-@lowers("aten.mean.dim")
-def mean_over(
-    graph: GraphBuilder, x: Value, axes: list[int], keepdim: bool = False, *, dtype: Any = None
-) -> str:
-    return graph.op("ReduceMean", x, graph.ints(*axes), keepdims=int(keepdim))
 
 
 @lowers("aten._to_copy.default")

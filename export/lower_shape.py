@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edgeadapt.errors import ExportError
-from edgeadapt.export.graph import GraphBuilder, Number, Size, Value
+from edgeadapt.export.graph import GraphBuilder, Number, Size, Value, onnx_dtype
 from edgeadapt.export.lowering import Lowering, lowers
 
 _END = np.iinfo(np.int64).max
@@ -25,6 +25,11 @@ _END = np.iinfo(np.int64).max
 )
 def same(graph: GraphBuilder, x: Value, **_: Any) -> Value:
     return x
+
+
+@lowers("aten.copy.default")
+def copy(graph: GraphBuilder, x: Value, source: Value, non_blocking: bool = False) -> str:
+    return graph.op("Expand", source, graph.op("Shape", x))
 
 
 @lowers("aten.cat.default")
@@ -64,17 +69,22 @@ def cut_gradient(
     end: Size,
     step: int,
 ) -> str:
-    if step != 1 or not isinstance(start, int) or start < 0:
-        raise ExportError(
-            "the gradient of a slice has a lowering only with step 1 and a constant start."
-        )
+    if not isinstance(start, int) or start < 0:
+        raise ExportError("the gradient of a slice has a lowering only with a start from 0 up.")
     axis %= grad_y.rank
+    where = graph.ints(axis)
+    spread: str | Value = grad_y
+    if step != 1:  # step - 1 zeros after each element, but not after the last
+        apart = graph.op("Unsqueeze", grad_y, graph.ints(axis + 1))
+        filled = graph.op("Pad", apart, graph.ints(0, step - 1), "", graph.ints(axis + 1))
+        tail = graph.op("Shape", grad_y, start=axis + 1) if axis + 1 < grad_y.rank else None
+        shape = [graph.ints(*[0] * axis, -1)] + ([tail] if tail else [])
+        merged = graph.op("Reshape", filled, graph.op("Concat", *shape, axis=0))
+        spread = graph.op("Slice", merged, graph.ints(0), graph.ints(1 - step), where)
     wanted = graph.sizes([sizes[axis]])
-    have = graph.op("Shape", grad_y, start=axis, end=axis + 1)
+    have = graph.op("Shape", spread, start=axis, end=axis + 1)
     after = graph.op("Sub", graph.op("Sub", wanted, have), graph.ints(start))
-    return graph.op(
-        "Pad", grad_y, graph.op("Concat", graph.ints(start), after, axis=0), "", graph.ints(axis)
-    )
+    return graph.op("Pad", spread, graph.op("Concat", graph.ints(start), after, axis=0), "", where)
 
 
 @lowers("aten.select.int")
@@ -94,7 +104,7 @@ def split(graph: GraphBuilder, x: Value, sizes: list[int], axis: int = 0) -> lis
 @lowers("aten.split.Tensor")
 def split_evenly(graph: GraphBuilder, x: Value, size: int, axis: int = 0) -> list[str]:
     whole = int(x.meta.shape[axis])
-    return split(graph, x, [min(size, whole - begin) for begin in range(0, whole, size)], axis)  # type: ignore[return-value]
+    return split(graph, x, [min(size, whole - begin) for begin in range(0, whole, size)], axis)
 
 
 @lowers("operator.getitem")
@@ -143,45 +153,38 @@ def squeeze(graph: GraphBuilder, x: Value, axes: int | list[int]) -> str | Value
     return graph.op("Squeeze", x, graph.ints(*ones)) if ones else x
 
 
+@lowers("aten.repeat.default")
+def repeat(graph: GraphBuilder, x: Value, counts: list[Size]) -> str:
+    missing = len(counts) - x.rank
+    whole = graph.op("Unsqueeze", x, graph.ints(*range(missing))) if missing else x
+    return graph.op("Tile", whole, graph.sizes(counts))
+
+
+@lowers("aten.roll.default")
+def roll(graph: GraphBuilder, x: Value, shifts: list[int], axes: list[int]) -> str:
+    value: str | Value = x
+    for shift, axis in zip(shifts, axes, strict=True):
+        where = graph.ints(axis)
+        tail = graph.op("Slice", value, graph.ints(-shift), graph.ints(_END), where)
+        head = graph.op("Slice", value, graph.ints(0), graph.ints(-shift), where)
+        value = graph.op("Concat", tail, head, axis=axis)
+    return value if isinstance(value, str) else value.name
+
+
 @lowers("aten.flip.default")
 def flip(graph: GraphBuilder, x: Value, axes: list[int]) -> str:
     back = graph.ints(*[-1] * len(axes))
     return graph.op("Slice", x, back, graph.ints(*[-_END] * len(axes)), graph.ints(*axes), back)
 
 
-@lowers("aten.constant_pad_nd.default")
-def constant_pad(graph: GraphBuilder, x: Value, pads: list[int], value: float = 0.0) -> str:
-    return graph.op("Pad", x, _pads(graph, x, pads), graph.scalar(value, x.dtype))
-
-
-@lowers("aten.reflection_pad2d.default")
-def reflection_pad(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
-    return graph.op("Pad", x, _pads(graph, x, pads), mode="reflect")
-
-
-@lowers("aten.replication_pad2d.default")
-def replication_pad(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
-    return graph.op("Pad", x, _pads(graph, x, pads), mode="edge")
-
-
-def _pads(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
-    """PyTorch lists (begin, end) from the last axis backwards; ONNX all begins, then all ends, from
-    the first.
-    """
-    pairs = [(0, 0)] * (x.rank - len(pads) // 2) + list(zip(pads[::2], pads[1::2], strict=True))[
-        ::-1
-    ]
-    return graph.ints(*(begin for begin, _ in pairs), *(end for _, end in pairs))
-
-
 @lowers("aten.zeros_like.default")
 def zeros_like(graph: GraphBuilder, x: Value, **options: Any) -> str:
-    return full_like(graph, x, 0, **options)  # type: ignore[return-value]
+    return full_like(graph, x, 0, **options)
 
 
 @lowers("aten.ones_like.default")
 def ones_like(graph: GraphBuilder, x: Value, **options: Any) -> str:
-    return full_like(graph, x, 1, **options)  # type: ignore[return-value]
+    return full_like(graph, x, 1, **options)
 
 
 @lowers("aten.full_like.default")
@@ -222,10 +225,41 @@ def numel(graph: GraphBuilder, x: Value) -> str:
 
 
 def _arithmetic(kind: str) -> Lowering:
-    return lambda graph, a, b: graph.op(kind, graph.sizes([a]), graph.sizes([b]))
+    def lowering(graph: GraphBuilder, a: Number, b: Number) -> str:
+        if kind != "TrueDiv" and not _is_float(a) and not _is_float(b):
+            return graph.op(kind, _integer(graph, a), _integer(graph, b))
+        return graph.op("Div" if kind == "TrueDiv" else kind, _float(graph, a), _float(graph, b))
+
+    return lowering
 
 
 # Sizes are positive, so ONNX's division, which rounds towards zero, is the floor division.
-for _function, _kind in {"add": "Add", "sub": "Sub", "mul": "Mul", "floordiv": "Div"}.items():
+_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "floordiv": "Div", "truediv": "TrueDiv"}
+for _function, _kind in _ARITHMETIC.items():
     assert hasattr(operator, _function)
     lowers(f"operator.{_function}")(_arithmetic(_kind))
+
+
+@lowers("operator.neg")
+def negative(graph: GraphBuilder, a: Value) -> str:
+    return graph.op("Neg", a)
+
+
+@lowers("torch.sym_float")
+def float_of_size(graph: GraphBuilder, a: Value) -> str:
+    return _float(graph, a)
+
+
+def _is_float(a: Number) -> bool:
+    return isinstance(a.meta if isinstance(a, Value) else a, float | torch.SymFloat)
+
+
+def _integer(graph: GraphBuilder, a: Number) -> str:
+    return a.name if isinstance(a, Value) else graph.ints(int(a))
+
+
+def _float(graph: GraphBuilder, a: Number) -> str:
+    """A size or number as a float32 vector of one element."""
+    if not isinstance(a, Value):
+        return graph.constant([a], np.float32)
+    return a.name if _is_float(a) else graph.op("Cast", a, to=onnx_dtype(torch.float32))

@@ -6,9 +6,8 @@ without one is an `ExportError` that names it and the line of the model it comes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from onnx import numpy_helper
@@ -20,16 +19,17 @@ from edgeadapt.export.trace import Trace
 
 Lowering = Callable[..., str | list[str] | Value]
 LOWERINGS: dict[str, Lowering] = {}
+_L = TypeVar("_L", bound=Lowering)
 
 
-def lowers(*operators: str) -> Callable[[Lowering], Lowering]:
+def lowers(*operators: str) -> Callable[[_L], _L]:
     """Register a function as the lowering of PyTorch operators, such as "aten.cat.default".
 
     It is called with the builder and the operator's own arguments, tensors and symbolic sizes as
     `Value`, and returns the name of its result (a list for several, a `Value` to hand an input
     through)."""
 
-    def register(function: Lowering) -> Lowering:
+    def register(function: _L) -> _L:
         for operator in operators:
             assert operator not in LOWERINGS, operator
             LOWERINGS[operator] = function
@@ -45,7 +45,7 @@ def lower(trace: Trace) -> tuple[GraphBuilder, dict[str, str]]:
     Raises:
         ExportError: listing every operator that has no lowering.
     """
-    from edgeadapt.export import lower_conv, lower_pointwise, lower_shape  # noqa: F401  they register themselves
+    from edgeadapt.export import lower_conv, lower_pad, lower_pointwise, lower_reduce, lower_shape  # noqa: F401  they register themselves
 
     _refuse_unknown(trace)
     graph = GraphBuilder()
@@ -103,15 +103,6 @@ def _operator(node: fx.Node) -> str:
 
 
 def _source(node: fx.Node) -> str:
-    """The line of the model that ``node`` comes from: the innermost frame that is not PyTorch's."""
-    frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', node.meta.get("stack_trace") or "")
-    root = torch.__path__[0]
-    own = [
-        frame
-        for frame in frames
-        if not frame[0].startswith(root) and "edgeadapt/export" not in frame[0]
-    ]
-    if not own:
-        return "(in the backward pass)"
-    file, line, function = own[-1]
-    return f"(at {file}:{line}, in {function})"
+    """The line of the model that ``node`` comes from."""
+    line = node.meta.get("stack_trace")
+    return f"(at {line})" if line else "(in the backward pass)"

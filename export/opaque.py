@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import grad as conv_grad
 from torch.overrides import TorchFunctionMode
 
@@ -150,26 +151,44 @@ def _whole_resize(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:
+    plain = not align_corners and not antialias and x.dim() == 4
+    if plain and mode in ("bilinear", "nearest"):
+        enlarged = _factor(x, size, scale_factor)
+        if enlarged is not None:
+            return torch.ops.edgeadapt.resize(x, enlarged, mode)
+        reduced = _reduction(scale_factor)
+        if reduced is not None and mode == "nearest":
+            return x[:, :, ::reduced, ::reduced]
+        if reduced == 2:  # half-pixel centres: each output is the mean of four inputs
+            return F.avg_pool2d(x, 2)
+    raise ExportError(
+        f"F.interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r}, "
+        f"align_corners={align_corners}, antialias={antialias}) on {x.dim()} dimensions has no "
+        "lowering.",
+        "enlarge by a whole number with mode 'bilinear' (align_corners=False) or 'nearest' on "
+        "(N, C, H, W), or reduce by 1/2.",
+    )
+
+
+def _factor(x: Tensor, size: Any, scale_factor: Any) -> int | None:
+    """The whole number by which both sides grow, if that is the same for every image size."""
+    if size is not None:
+        sides = list(size) if isinstance(size, tuple | list | torch.Size) else [size, size]
+        for factor in range(1, 33):
+            pairs = zip(sides, x.shape[2:], strict=True)
+            if all(statically_known_true(side == factor * old) for side, old in pairs):
+                return factor
+        return None
     factors = set(scale_factor) if isinstance(scale_factor, tuple | list) else {scale_factor}
-    factor = factors.pop() if len(factors) == 1 else None
-    if (
-        size is not None
-        or factor is None
-        or not float(factor).is_integer()
-        or factor < 1
-        or mode not in ("bilinear", "nearest")
-        or align_corners
-        or antialias
-        or x.dim() != 4
-    ):
-        raise ExportError(
-            f"F.interpolate(size={size}, scale_factor={scale_factor}, mode={mode!r}, "
-            f"align_corners={align_corners}, antialias={antialias}) on {x.dim()} dimensions has no "
-            "lowering.",
-            "use an integer scale_factor with mode 'bilinear' (align_corners=False) or 'nearest' "
-            "on (N, C, H, W).",
-        )
-    return torch.ops.edgeadapt.resize(x, int(factor), mode)
+    factor = factors.pop()
+    return int(factor) if not factors and float(factor).is_integer() and factor >= 1 else None
+
+
+def _reduction(scale_factor: Any) -> int | None:
+    """n for a scale factor of 1 / n."""
+    factors = set(scale_factor) if isinstance(scale_factor, tuple | list) else {scale_factor}
+    inverse = 1 / factors.pop() if None not in factors else 0.5
+    return round(inverse) if not factors and inverse > 1 and inverse.is_integer() else None
 
 
 def _convolution_backward(
@@ -208,19 +227,44 @@ def _convolution_backward(
     return grad_x, grad_weight, grad_y.sum([0, 2, 3]) if wants_bias else None
 
 
-DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.convolution_backward.default: _convolution_backward,
-    **torch._decomp.get_decompositions(
-        [
-            torch.ops.aten.elu_backward,
-            torch.ops.aten.gelu_backward,
-            torch.ops.aten.hardtanh_backward,
-            torch.ops.aten.select_backward,
-            torch.ops.aten.sigmoid_backward,
-            torch.ops.aten.silu_backward,
-            torch.ops.aten.softplus_backward,
-            torch.ops.aten.tanh_backward,
-            torch.ops.aten.threshold_backward,
-        ]
-    ),
+# Operators with a lowering of their own, which says more than the pieces would.
+_WHOLE = {
+    "_to_copy",
+    "detach",
+    "full_like",
+    "gelu",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "ones_like",
+    "reflection_pad2d",
+    "reflection_pad2d_backward",
+    "replication_pad2d",
+    "roll",
+    "rsub",
+    "silu",
+    "slice_backward",
+    "softplus",
+    "stack",
+    "zeros_like",
 }
+# Operators that PyTorch counts as core, though it can take them apart.
+_TAKEN_APART = [
+    torch.ops.aten.addmm,
+    torch.ops.aten.native_batch_norm,
+    torch.ops.aten.native_layer_norm,
+    torch.ops.aten.log_sigmoid_forward,
+]
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """PyTorch's own reduction to core operators, but for those kept whole."""
+    table: dict[Any, Callable[..., Any]] = dict(torch._decomp.core_aten_decompositions())
+    table.update(torch._decomp.get_decompositions(_TAKEN_APART))
+    for overload in list(table):
+        if overload.name().partition("::")[2].partition(".")[0] in _WHOLE:
+            del table[overload]
+    table[torch.ops.aten.convolution_backward.default] = _convolution_backward
+    return table
+
+
+DECOMPOSITIONS = _decompositions()

@@ -7,6 +7,7 @@ afterwards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -14,11 +15,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
+from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.fx.traceback import preserve_node_meta
 
 from edgeadapt.errors import EdgeadaptError, ExportError
+from edgeadapt.export.lines import RememberLines
 from edgeadapt.export.opaque import DECOMPOSITIONS, KeepResizeWhole
 
 
@@ -118,7 +121,7 @@ def trace(network: nn.Module) -> Trace:
             name: value.requires_grad_() for name, value in zip(state, values, strict=False)
         }
         rest = dict(zip(buffers, values[len(state) :], strict=True))
-        with KeepResizeWhole():
+        with RememberLines(), KeepResizeWhole():
             terms, restored = functional_call(step, {**parameters, **rest}, (image,))
         _check_outputs(image, terms, restored)
         loss = terms.sum()
@@ -136,10 +139,9 @@ def trace(network: nn.Module) -> Trace:
         for value in (*state.values(), *buffers.values())
     ]
     try:
-        with mode:
-            module = make_fx(joint, decomposition_table=DECOMPOSITIONS, record_stack_traces=True)(
-                image, *fakes
-            )
+        with mode, preserve_node_meta():
+            module = make_fx(joint, decomposition_table=DECOMPOSITIONS)(image, *fakes)
+            module = _without_mutation(module, image, fakes)
     except EdgeadaptError:
         raise
     except Exception as error:  # whatever PyTorch's tracer raises, the user gets one sentence
@@ -148,6 +150,20 @@ def trace(network: nn.Module) -> Trace:
             "restore and adaptation_loss must not branch on pixel values or leave PyTorch.",
         ) from error
     return _named(module, [*state, *buffers], buffers, reached)
+
+
+def _without_mutation(
+    module: fx.GraphModule, image: Tensor, fakes: Sequence[Tensor]
+) -> fx.GraphModule:
+    """The same graph, with a new value for every in-place operation (nn.ReLU(inplace=True))."""
+    module.graph.eliminate_dead_code()
+    targets = [node.target for node in module.graph.nodes]
+    if not any(isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable for op in targets):
+        return module
+    run = functionalize(fx.Interpreter(module).run, remove="mutations")
+    again = make_fx(run)(image, *fakes)
+    again.graph.eliminate_dead_code()
+    return again
 
 
 def _symbolic_image(mode: FakeTensorMode, multiple: int) -> Tensor:
@@ -170,13 +186,24 @@ def _check_outputs(image: Tensor, terms: Tensor, restored: Tensor) -> None:
             f"adaptation_loss must return a tensor of shape (terms,), got {tuple(terms.shape)}.",
             "torch.stack the terms, also if there is only one.",
         )
-    symbolic = all(isinstance(size, torch.SymInt) for size in restored.shape[2:])
-    if restored.dim() != 4 or not symbolic or bool(restored.shape[2] != image.shape[2]):
+    if not _symbolic(image):
+        raise ExportError(
+            "an operation in restore or adaptation_loss works for one image size only.",
+            "a size turned into a Python number does that, and so do Fourier transforms and "
+            "F.interpolate to a fixed size.",
+        )
+    if restored.dim() != 4 or not _symbolic(restored) or restored.shape != image.shape:
         raise ExportError(
             "restore must return the shape of the image for every size, "
             f"got {tuple(restored.shape)} for {tuple(image.shape)}.",
             "derive sizes from image.shape; do not turn them into Python numbers.",
         )
+
+
+def _symbolic(image: Tensor) -> bool:
+    """Whether height and width are still unknowns, and not the numbers of the example."""
+    sizes: tuple[Any, ...] = image.shape[2:]
+    return all(isinstance(size, torch.SymInt) and not size.node.expr.is_number for size in sizes)
 
 
 def _named(

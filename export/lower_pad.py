@@ -1,0 +1,42 @@
+"""Lowerings of padding and of its gradients."""
+
+from __future__ import annotations
+
+from edgeadapt.export.functions import pad_grad
+from edgeadapt.export.graph import GraphBuilder, Value
+from edgeadapt.export.lowering import lowers
+
+
+@lowers("aten.constant_pad_nd.default")
+def constant_pad(graph: GraphBuilder, x: Value, pads: list[int], value: float = 0.0) -> str:
+    return graph.op("Pad", x, _pads(graph, x, pads), graph.scalar(value, x.dtype))
+
+
+@lowers("aten.reflection_pad2d.default")
+def reflection_pad(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
+    return graph.op("Pad", x, _pads(graph, x, pads), mode="reflect")
+
+
+@lowers("aten.replication_pad2d.default")
+def replication_pad(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
+    return graph.op("Pad", x, _pads(graph, x, pads), mode="edge")
+
+
+def _pads(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
+    """PyTorch lists (begin, end) from the last axis backwards; ONNX all begins, then all ends, from
+    the first.
+    """
+    pairs = [(0, 0)] * (x.rank - len(pads) // 2) + list(zip(pads[::2], pads[1::2], strict=True))[
+        ::-1
+    ]
+    return graph.ints(*(begin for begin, _ in pairs), *(end for _, end in pairs))
+
+
+@lowers("aten.reflection_pad2d_backward.default")
+def reflection_pad_gradient(graph: GraphBuilder, grad_y: Value, x: Value, pads: list[int]) -> str:
+    return graph.call(pad_grad("reflect", pads), grad_y, mode="reflect", pads=list(pads))
+
+
+@lowers("aten.replication_pad2d_backward.default")
+def replication_pad_gradient(graph: GraphBuilder, grad_y: Value, x: Value, pads: list[int]) -> str:
+    return graph.call(pad_grad("edge", pads), grad_y, mode="edge", pads=list(pads))
