@@ -46,6 +46,9 @@ COMMANDS = {
     "demo": Entry(
         "edgeadapt.runtime.commands:demo", "Blur a photograph, adapt to it, restore it.", "demo"
     ),
+    "bench": Entry(
+        "edgeadapt.benchmarks.commands:bench", "Measure quality, speed and memory.", "bench"
+    ),
 }
 
 

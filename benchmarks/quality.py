@@ -1,0 +1,171 @@
+"""What adaptation is worth: PSNR and SSIM of an image before, and after each step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from edgeadapt.benchmarks.rows import INPUT, Key, Row, Table
+from edgeadapt.benchmarks.samples import Sample
+from edgeadapt.blur import Pair
+from edgeadapt.bundle import Bundle
+from edgeadapt.errors import ConfigError
+from edgeadapt.runtime.quality import measure
+from edgeadapt.runtime.session import Session, loss_rose
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every model is adapted; None takes what its bundle says."""
+
+    steps: int | None = None
+    scope: str = "all"
+    step_size: float | None = None
+    backend: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A bundle under its name in tables and plots."""
+
+    name: str
+    bundle: Bundle
+    control: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One image for one model under one shift."""
+
+    model: Model
+    shift: str
+    sample: Sample
+    key: Key
+
+
+def make_models(bundles: Sequence[Bundle], controls: Sequence[Bundle]) -> list[Model]:
+    """Models and controls; a control is adapted exactly as the first model of its network.
+
+    The negative control is the jointly trained model under the adaptation of the meta-trained one
+    (the paper, Sec. 4.4): steps, optimizer and step sizes are taken from that bundle.
+
+    Raises:
+        ConfigError: if no bundle has the parameters of a control.
+    """
+    models = [Model(bundle.path.resolve().stem, bundle) for bundle in bundles]
+    for control in controls:
+        table = [(row.name, row.shape) for row in control.manifest.parameters]
+        same = [b for b in bundles if [(r.name, r.shape) for r in b.manifest.parameters] == table]
+        if not same:
+            raise ConfigError(
+                f"{control.path}: no BUNDLE has the parameters of this control.",
+                "a control is the same network with other weights.",
+            )
+        manifest = replace(control.manifest, adaptation=same[0].manifest.adaptation)
+        name = f"{control.path.resolve().stem} (control)"
+        models.append(Model(name, Bundle(control.path, manifest), control=True))
+    return _with_distinct_names(models)
+
+
+def plan(
+    models: Sequence[Model], samples: Sequence[Sample], shifts: Sequence[str], settings: Settings
+) -> list[Task]:
+    """Every image under every shift for every model, in the order of the work."""
+    digests = [sample.digest() for sample in samples]
+    return [
+        Task(model, shift, sample, _key(model, shift, sample, digest, settings))
+        for model in models
+        for shift in shifts
+        for sample, digest in zip(samples, digests, strict=True)
+    ]
+
+
+def run(
+    tasks: Sequence[Task], settings: Settings, table: Table, done: Callable[[], None]
+) -> list[list[Row]]:
+    """The rows of every task; those that the table has are not measured again.
+
+    ``done`` is called after each image that is measured.
+    """
+    session: Session | None = None
+    result = []
+    try:
+        for task in tasks:
+            rows = table.get(task.key)
+            if rows is None:
+                bundle = task.model.bundle
+                if session is None or session.bundle is not bundle:
+                    if session is not None:
+                        session.close()
+                    session = Session(bundle, settings.backend, settings.threads)
+                rows = measure_image(session, task, settings.step_size)
+                table.add(task.key, rows)
+                done()
+            result.append(rows)
+    finally:
+        if session is not None:
+            session.close()
+    return result
+
+
+def measure_image(session: Session, task: Task, step_size: float | None) -> list[Row]:
+    """The blurred image, and what the session gives after 0, 1, ... K steps.
+
+    Where an adaptation of so many steps would be taken back, that is plain inference again.
+    """
+    pair = task.sample.load(task.shift)
+    session.reset()
+    done = session.adapt(pair.blurred, task.key.steps, task.key.scope, step_size, keep_steps=True)
+    session.reset()
+    images = list(done.restored_steps) or [session.restore(pair.blurred)]
+    rows = [_row(task, INPUT, pair, pair.blurred)]
+    for step in range(task.key.steps + 1):
+        loss = done.losses[step] if step < len(done.losses) else None
+        broken = step >= len(images) or loss is None
+        reverted = step > 0 and (broken or loss_rose(done.losses[0], done.losses[step]))
+        image = images[0 if reverted else step]
+        rows.append(_row(task, step, pair, image, loss, reverted))
+    return rows
+
+
+def _row(
+    task: Task, step: int, pair: Pair, image: object, loss: float | None = None, back: bool = False
+) -> Row:
+    quality = measure(image, pair.sharp)  # type: ignore[arg-type]
+    return Row(task.model.name, task.key, step, quality.psnr, quality.ssim, loss, back)
+
+
+def _key(model: Model, shift: str, sample: Sample, digest: str, settings: Settings) -> Key:
+    steps = model.bundle.manifest.adaptation.steps if settings.steps is None else settings.steps
+    return Key(
+        bundle=_digest(model.bundle),
+        backend=settings.backend,
+        scope=settings.scope,
+        step_size="" if settings.step_size is None else repr(settings.step_size),
+        steps=steps,
+        shift=shift,
+        recording=sample.recording,
+        image=sample.name,
+        files=digest,
+    )
+
+
+def _digest(bundle: Bundle) -> str:
+    """16 hexadecimal digits of all that decides a result: weights, graphs, adaptation."""
+    manifest = bundle.manifest
+    parts = [dict(manifest.files), asdict(manifest.adaptation)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_distinct_names(models: list[Model]) -> list[Model]:
+    """Folders of one name are told apart by the folders that they lie in."""
+    names = [model.name for model in models]
+    return [
+        replace(model, name=f"{model.bundle.path.resolve().parent.name}/{model.name}")
+        if names.count(model.name) > 1
+        else model
+        for model in models
+    ]
