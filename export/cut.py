@@ -42,7 +42,9 @@ def cut(
         builder.functions[key]
         for key in sorted({node.op_type for node in nodes if node.domain == DOMAIN})
     ]
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", OPSET)]
+    if functions:  # a forward graph is plain ONNX, down to its list of domains
+        opsets.append(helper.make_opsetid(DOMAIN, 1))
     return helper.make_model(
         graph,
         opset_imports=opsets,

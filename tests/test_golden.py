@@ -1,4 +1,4 @@
-"""Every bundle ever frozen must still be read and give what it gave; `tools/golden.py` froze them."""
+"""Every bundle ever frozen is still read, and gives what it gave; `tools/golden.py` froze them."""
 
 from __future__ import annotations
 
