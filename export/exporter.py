@@ -214,7 +214,8 @@ def _manifest(
 
 
 def _array(network: nn.Module, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.ascontiguousarray(network.get_parameter(name).detach().cpu().numpy(), dtype="<f4")
+    # Not ascontiguousarray, which makes a vector of a scalar.
+    return np.array(network.get_parameter(name).detach().cpu().numpy(), dtype="<f4", order="C")
 
 
 def _info(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
