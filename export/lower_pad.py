@@ -7,7 +7,7 @@ from edgeadapt.export.graph import GraphBuilder, Value
 from edgeadapt.export.lowering import lowers
 
 
-@lowers("aten.constant_pad_nd.default")
+@lowers("edgeadapt.constant_pad.default")
 def constant_pad(graph: GraphBuilder, x: Value, pads: list[int], value: float = 0.0) -> str:
     return graph.op("Pad", x, _pads(graph, x, pads), graph.scalar(value, x.dtype))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from edgeadapt.errors import ExportError
 from edgeadapt.export.functions import leaky_relu_grad
 from edgeadapt.export.graph import GraphBuilder, Number, Value, onnx_dtype
 from edgeadapt.export.lowering import Lowering, lowers
@@ -56,6 +55,8 @@ def _unary(kind: str) -> Lowering:
 def _binary(kind: str) -> Lowering:
     def lowering(graph: GraphBuilder, x: Number, y: Number, *, alpha: Number = 1) -> str:
         dtype = _common(x, y)
+        if kind == "Div" and not dtype.is_floating_point:
+            dtype = torch.float32  # PyTorch divides integers to fractions, ONNX does not
         right = graph.scalar(y, dtype)
         if alpha != 1:
             right = graph.op("Mul", right, graph.scalar(alpha, dtype))
@@ -114,9 +115,9 @@ def not_equal(graph: GraphBuilder, x: Number, y: Number) -> str:
     return graph.op("Not", graph.op("Equal", graph.scalar(x, dtype), graph.scalar(y, dtype)))
 
 
-@lowers("aten.rsub.Scalar")
-def reverse_subtract(graph: GraphBuilder, x: Value, y: Number) -> str:
-    return graph.op("Sub", graph.scalar(y, x.dtype), x)
+@lowers("aten.rsub.Scalar", "aten.rsub.Tensor")
+def reverse_subtract(graph: GraphBuilder, x: Value, y: Number, alpha: Number = 1) -> str:
+    return _binary("Sub")(graph, y, x, alpha=alpha)  # type: ignore[return-value]
 
 
 @lowers("aten.pow.Tensor_Scalar")
@@ -182,9 +183,13 @@ def silu(graph: GraphBuilder, x: Value) -> str:
 
 @lowers("aten.gelu.default")
 def gelu(graph: GraphBuilder, x: Value, *, approximate: str = "none") -> str:
-    if approximate != "none":
-        raise ExportError(f"gelu has a lowering only with approximate='none', got {approximate!r}.")
-    bell = graph.op("Erf", graph.op("Mul", x, graph.scalar(1 / math.sqrt(2), x.dtype)))
+    if approximate == "tanh":
+        cube = graph.op("Mul", graph.op("Mul", x, x), x)
+        bent = graph.op("Add", x, graph.op("Mul", cube, graph.scalar(0.044715, x.dtype)))
+        scaled = graph.op("Mul", bent, graph.scalar(math.sqrt(2 / math.pi), x.dtype))
+        bell = graph.op("Tanh", scaled)
+    else:
+        bell = graph.op("Erf", graph.op("Mul", x, graph.scalar(1 / math.sqrt(2), x.dtype)))
     half = graph.op("Mul", x, graph.scalar(0.5, x.dtype))
     return graph.op("Mul", half, graph.op("Add", bell, graph.scalar(1.0, x.dtype)))
 

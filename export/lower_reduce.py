@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from edgeadapt.errors import ExportError
 from edgeadapt.export.graph import GraphBuilder, Size, Value
 from edgeadapt.export.lowering import lowers
 
 
 @lowers("aten.sum.default")
-def total(graph: GraphBuilder, x: Value, *, dtype: Any = None) -> str:
-    return graph.op("ReduceSum", x, keepdims=0)
+def total(graph: GraphBuilder, x: Value, *, dtype: torch.dtype | None = None) -> str:
+    return graph.op("ReduceSum", _summands(graph, x, dtype), keepdims=0)
 
 
 @lowers("aten.sum.dim_IntList")
 def sum_over(
-    graph: GraphBuilder, x: Value, axes: list[int], keepdim: bool = False, *, dtype: Any = None
+    graph: GraphBuilder,
+    x: Value,
+    axes: list[int],
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> str:
-    return graph.op("ReduceSum", x, graph.ints(*axes), keepdims=int(keepdim))
+    summands = _summands(graph, x, dtype)
+    return graph.op("ReduceSum", summands, graph.ints(*axes), keepdims=int(keepdim))
+
+
+def _summands(graph: GraphBuilder, x: Value, dtype: torch.dtype | None) -> str:
+    """PyTorch counts the true among booleans, in int64."""
+    integers = not x.dtype.is_floating_point
+    return graph.scalar(x, dtype or (torch.int64 if integers else x.dtype))
 
 
 @lowers("aten.mean.default")

@@ -92,6 +92,19 @@ def select(graph: GraphBuilder, x: Value, axis: int, index: int) -> str:
     return graph.op("Gather", x, graph.constant(index, np.int64), axis=axis)
 
 
+@lowers("aten.select_backward.default")
+def select_gradient(
+    graph: GraphBuilder, grad_y: Value, sizes: list[Size], axis: int, index: int
+) -> str:
+    axis %= len(sizes)
+    size = sizes[axis]
+    if not isinstance(size, int):
+        raise ExportError("the gradient of x[..., i] has a lowering only along a fixed size.")
+    index %= size
+    apart, where = graph.op("Unsqueeze", grad_y, graph.ints(axis)), graph.ints(axis)
+    return graph.op("Pad", apart, graph.ints(index, size - 1 - index), "", where)
+
+
 @lowers("aten.split_with_sizes.default")
 def split(graph: GraphBuilder, x: Value, sizes: list[int], axis: int = 0) -> list[str]:
     where, edges = graph.ints(axis), np.cumsum([0, *sizes])

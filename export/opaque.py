@@ -105,6 +105,20 @@ def _(x: Tensor, grad_y: Tensor, scale: int, mode: str) -> Tensor:
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("edgeadapt::constant_pad", mutates_args=())
+def constant_pad(x: Tensor, pads: Ints, value: float = 0.0) -> Tensor:
+    """F.pad with a constant; a negative pad cuts off. PyTorch's own would fix the image size."""
+    return F.pad(x, pads, value=value).clone()
+
+
+@constant_pad.register_fake
+def _(x: Tensor, pads: Ints, value: float = 0.0) -> Tensor:
+    shape = list(x.shape)
+    for position, (begin, end) in enumerate(zip(pads[::2], pads[1::2], strict=True), 1):
+        shape[-position] = shape[-position] + begin + end
+    return x.new_empty(shape)
+
+
 def _save_resize(ctx: Any, inputs: tuple[Tensor, int, str], output: Tensor) -> None:
     x, ctx.scale, ctx.mode = inputs
     ctx.save_for_backward(x)
@@ -241,6 +255,7 @@ _WHOLE = {
     "replication_pad2d",
     "roll",
     "rsub",
+    "select_backward",
     "silu",
     "slice_backward",
     "softplus",
@@ -264,6 +279,7 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         if overload.name().partition("::")[2].partition(".")[0] in _WHOLE:
             del table[overload]
     table[torch.ops.aten.convolution_backward.default] = _convolution_backward
+    table[torch.ops.aten.constant_pad_nd.default] = torch.ops.edgeadapt.constant_pad
     return table
 
 
