@@ -1,0 +1,434 @@
+"""Families of operators, each in a tiny network that is exported and held to PyTorch in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from support.exporting import Around, Sum, assert_exported
+
+Make = Callable[[], nn.Module]
+NETWORKS: dict[str, Make] = {}
+
+
+def network(make: Make) -> Make:
+    """Register a network under the name of the function that makes it."""
+    NETWORKS[make.__name__] = make
+    return make
+
+
+class Lambda(nn.Module):
+    """A function of a tensor as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def around(*pieces: Callable[[Tensor], Tensor], channels: int = 6, after: int | None = None):
+    return Around(Sum(*pieces), channels, after)
+
+
+@network
+def smooth_activations() -> nn.Module:
+    return around(
+        torch.sigmoid,
+        torch.tanh,
+        F.silu,
+        F.gelu,
+        lambda x: F.gelu(x, approximate="tanh"),
+        F.softplus,
+        F.elu,
+        lambda x: F.elu(x, 0.7),
+        F.selu,
+        F.mish,
+        F.logsigmoid,
+    )
+
+
+@network
+def activations_with_a_kink() -> nn.Module:
+    return around(
+        F.relu,
+        F.relu6,
+        F.leaky_relu,
+        lambda x: F.leaky_relu(x, 0.3),
+        F.hardtanh,
+        lambda x: F.hardtanh(x, -0.2, 0.9),
+        F.hardswish,
+        F.hardsigmoid,
+        lambda x: torch.clamp(x, -0.4, 0.6),
+        lambda x: torch.clamp(x, min=0.1),
+        lambda x: torch.clamp(x, max=0.2),
+        lambda x: x.clamp_min(-0.1),
+        torch.abs,
+    )
+
+
+@network
+def learned_slopes() -> nn.Module:
+    return around(nn.PReLU(6), nn.PReLU())
+
+
+@network
+def in_place() -> nn.Module:
+    return around(
+        lambda x: F.leaky_relu(1.0 * x, 0.2, inplace=True),
+        lambda x: (1.0 * x).add_(0.5).mul_(x),
+        lambda x: F.relu(x + 0.1, inplace=True),
+    )
+
+
+@network
+def arithmetic() -> nn.Module:
+    return around(
+        lambda x: 1.5 - x,
+        lambda x: x - 0.25 * x**3,
+        lambda x: torch.add(x, x.square(), alpha=0.3),
+        lambda x: torch.sub(x, x.square(), alpha=0.3),
+        lambda x: -x / (1.0 + x.square()),
+        lambda x: 1.0 / (2.0 + torch.tanh(x)),
+        lambda x: (x.square() + 0.1) ** 0.75,
+        lambda x: x / 3,
+        lambda x: torch.rsub(x, x.square(), alpha=2),
+    )
+
+
+@network
+def functions() -> nn.Module:
+    return around(
+        torch.sin,
+        torch.cos,
+        lambda x: torch.exp(0.3 * x),
+        lambda x: torch.expm1(0.3 * x),
+        lambda x: torch.log(1.1 + x.square()),
+        lambda x: torch.log1p(x.square()),
+        lambda x: torch.sqrt(x.square() + 0.01),
+        lambda x: torch.rsqrt(x.square() + 0.1),
+        lambda x: torch.reciprocal(x.square() + 0.5),
+        torch.erf,
+        torch.square,
+    )
+
+
+@network
+def comparisons() -> nn.Module:
+    return around(
+        lambda x: torch.where(x > 0.1, x, 0.2 * x),
+        lambda x: torch.where(x[:, :1] >= x[:, 1:2], x, 0.5),
+        lambda x: torch.where(x < 0, 0.3, x * x),
+        lambda x: torch.where(torch.logical_not(x <= -0.2), x, -x),
+        lambda x: torch.where((x > -0.3) & (x < 0.4), x, 0.0),
+        lambda x: torch.where((x < -0.3) | (x > 0.4), x, 0.0),
+        lambda x: torch.where(torch.logical_and(x > -0.3, x != 0.4), x, 0.0),
+        lambda x: torch.where(torch.logical_or(x < -0.3, x == 0.4), x, 0.0),
+        lambda x: torch.where(~(x > 0.5), x, 0.0),
+        lambda x: x * (x > 0.2),
+        lambda x: x.masked_fill(x > 0.3, 0.3),
+        lambda x: torch.maximum(x, x.flip(1)),
+        lambda x: torch.minimum(x, 0.5 * x.flip(1)),
+        lambda x: x * torch.sign(x),
+        lambda x: x * torch.floor(x) + x * torch.round(2 * x),
+    )
+
+
+@network
+def slices_and_joins() -> nn.Module:
+    def shifted(x: Tensor) -> Tensor:
+        return torch.cat([x[..., 1:, :], x[..., :1, :]], 2)
+
+    def interleaved(x: Tensor) -> Tensor:
+        return torch.cat([x[:, ::2], x[:, 1::2]], 1)
+
+    def halved(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 1)
+        return torch.cat([first * second, first.sin(), second], 1)[:, :6]
+
+    def in_parts(x: Tensor) -> Tensor:
+        a, b, c = x.split([1, 3, 2], 1)
+        d, e, f = x.split(2, 1)
+        return torch.cat([b, a, c], 1) + torch.cat([f, d * e, e], 1)
+
+    def stacked(x: Tensor) -> Tensor:
+        both = torch.stack([x[:, 0], x[:, -1].square(), x.select(1, 2)], 1)
+        return torch.cat([both, both.flip(1, 3)], 1)
+
+    def repeated(x: Tensor) -> Tensor:
+        return x[:, :2].repeat(1, 3, 1, 1) + x[:, 3:4].expand(-1, 6, -1, -1)
+
+    return around(shifted, interleaved, halved, in_parts, stacked, repeated)
+
+
+@network
+def differences_and_rolls() -> nn.Module:
+    return around(
+        lambda x: F.pad(x[..., 1:] - x[..., :-1], (0, 1)),
+        lambda x: F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 1, 0), value=0.3),
+        lambda x: torch.roll(x, (2, -1), (3, 2)),
+        lambda x: F.pixel_shuffle(x[:, :, 1::2, ::2].repeat(1, 4, 1, 1), 2),
+        lambda x: x[:, :, 2:-2, 1:-1].mean((2, 3), keepdim=True) * x,
+    )
+
+
+@network
+def shuffles() -> nn.Module:
+    def there_and_back(x: Tensor) -> Tensor:
+        return F.pixel_shuffle(torch.tanh(F.pixel_unshuffle(x, 2)).flip(1), 2)
+
+    def transposed(x: Tensor) -> Tensor:
+        return x.transpose(2, 3).square().transpose(-1, -2) + x.permute(0, 2, 3, 1).sin().permute(
+            0, 3, 1, 2
+        )
+
+    def mixed(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+    def in_windows(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        windows = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3, 5)
+        centred = windows - windows.mean((-2, -1), keepdim=True)
+        return centred.permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+
+    return around(there_and_back, transposed, mixed, in_windows)
+
+
+@network
+def paddings() -> nn.Module:
+    def between(*pads: int) -> tuple[slice, slice]:
+        left, right, top, bottom = pads
+        return slice(top, -bottom or None), slice(left, -right or None)
+
+    def padded(mode: str, *pads: int) -> nn.Module:
+        # Blurred while padded: a plain crop would undo the padding and leave nothing to test.
+        rows, columns = between(*pads)
+        return Lambda(
+            lambda x: F.avg_pool2d(F.pad(x, pads, mode).cos(), 3, 1, 1)[:, :, rows, columns]
+        )
+
+    return around(
+        padded("reflect", 2, 1, 3, 4),
+        padded("reflect", 3, 0, 0, 2),
+        padded("replicate", 1, 3, 2, 1),
+        padded("replicate", 0, 2, 4, 0),
+        padded("constant", 1, 3, 2, 1),
+        nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(6, 6, 5, padding=2, padding_mode="replicate"),
+        nn.Conv2d(6, 6, 3, padding="same"),
+    )
+
+
+@network
+def attention_over_channels() -> nn.Module:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.squeeze, self.excite = nn.Linear(6, 3), nn.Conv2d(3, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.squeeze(x.mean((2, 3))))
+            return x * torch.sigmoid(self.excite(y[:, :, None, None]))
+
+    return around(
+        Attention(),
+        lambda x: x * F.adaptive_avg_pool2d(x, 1),
+        lambda x: x * x.mean(1, keepdim=True).unsqueeze(2).squeeze(2),
+        lambda x: x * x.sum(1, keepdim=True) / x.shape[1],
+        lambda x: x - x.mean(),
+        lambda x: x / (1.0 + x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True)),
+    )
+
+
+@network
+def attention_over_pixels() -> nn.Module:
+    class Transposed(nn.Module):
+        """Attention between channels, as in Restormer (Zamir et al. 2022)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.three, self.temperature = nn.Conv2d(6, 18, 1), nn.Parameter(torch.ones(2, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, _, h, w = x.shape
+            q, k, v = (t.reshape(n, 2, 3, h * w) for t in self.three(x).chunk(3, 1))
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+            weights = (q @ k.transpose(-2, -1) * self.temperature).softmax(-1)
+            return (weights @ v).reshape(n, 6, h, w)
+
+    return around(Transposed(), lambda x: F.softmax(x, 1), lambda x: F.log_softmax(x, 1))
+
+
+@network
+def normalisations() -> nn.Module:
+    class OverChannels(nn.Module):
+        """Layer norm of every pixel, as in NAFNet (Chen et al. 2022)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            centred = x - x.mean(1, keepdim=True)
+            normal = centred / (centred.pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+            return self.weight.view(1, -1, 1, 1) * normal + self.bias.view(1, -1, 1, 1)
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    return around(
+        OverChannels(),
+        Last(),
+        nn.GroupNorm(2, 6),
+        nn.InstanceNorm2d(6, affine=True),
+        lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True),
+    )
+
+
+@network
+def batch_norm() -> nn.Module:
+    # In eval mode: the statistics are buffers.
+    made = around(nn.BatchNorm2d(6), nn.Dropout(0.5))
+    norm = made.piece.pieces[0]
+    norm.running_mean.uniform_(-0.5, 0.5)
+    norm.running_var.uniform_(0.5, 2.0)
+    return made
+
+
+@network
+def convolutions() -> nn.Module:
+    return around(
+        nn.Conv2d(6, 6, 1),
+        nn.Conv2d(6, 6, 5, padding=2, bias=False),
+        nn.Conv2d(6, 6, (3, 1), padding=(1, 0)),
+        nn.Conv2d(6, 6, 3, padding=2, dilation=2),
+        nn.Conv2d(6, 6, 3, padding=1, groups=2),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+    )
+
+
+@network
+def strided_and_transposed_convolutions() -> nn.Module:
+    def there_and_back(down: nn.Module, up: nn.Module) -> nn.Module:
+        return nn.Sequential(down, nn.Tanh(), up)
+
+    return around(
+        there_and_back(nn.Conv2d(6, 4, 3, 2, 1), nn.ConvTranspose2d(4, 6, 4, 2, 1)),
+        there_and_back(nn.Conv2d(6, 4, 2, 2), nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1)),
+        there_and_back(
+            nn.Conv2d(6, 4, 4, 4, groups=2), nn.ConvTranspose2d(4, 6, 4, 4, groups=2, bias=False)
+        ),
+        there_and_back(nn.Conv2d(6, 2, 3, padding=1), nn.ConvTranspose2d(2, 6, 3, 1, 1)),
+        there_and_back(nn.Conv2d(6, 2, 1), nn.ConvTranspose2d(2, 6, 3, 1, padding=2, dilation=2)),
+    )
+
+
+@network
+def pools_and_resizes() -> nn.Module:
+    def up(y: Tensor, scale: int, mode: str) -> Tensor:
+        return F.interpolate(y, scale_factor=scale, mode=mode)
+
+    return around(
+        lambda x: up(F.avg_pool2d(x, 2).sin(), 2, "bilinear"),
+        lambda x: up(F.avg_pool2d(x, 4), 4, "nearest"),
+        lambda x: F.avg_pool2d(x, 3, 1, 1).square(),
+        lambda x: up(F.max_pool2d(x, 2), 2, "nearest"),
+        lambda x: F.max_pool2d(x, 3, 1, 1),
+        lambda x: F.interpolate(F.max_pool2d(x, 2), x.shape[2:], mode="nearest"),
+        nn.Sequential(
+            nn.AvgPool2d(2), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        ),
+        nn.Sequential(nn.AvgPool2d(8), nn.UpsamplingNearest2d(scale_factor=8)),
+        lambda x: up(F.interpolate(x, scale_factor=0.5, mode="bilinear").square(), 2, "bilinear"),
+        lambda x: up(F.interpolate(x, scale_factor=0.5).square(), (2, 2), "nearest"),
+    )
+
+
+@network
+def tensors_made_on_the_way() -> nn.Module:
+    class Made(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weights", torch.linspace(0.1, 1.0, 6).view(1, 6, 1, 1))
+            self.register_buffer("index", torch.arange(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            kernel = torch.tensor([[1.0, 2.0, 1.0]]) / 4
+            blur = kernel.to(x).expand(6, 1, 1, 3)
+            ramp = (self.index / 4).view(1, -1, 1, 1)  # integers divide to fractions
+            y = F.conv2d(x * self.weights, blur, padding=(0, 1), groups=6) * ramp
+            y = y + torch.zeros_like(x) + torch.ones_like(x) + torch.full_like(x, 0.3)
+            shape = (x.shape[0], 1, x.shape[2], x.shape[3])
+            mask = torch.full(shape, 0.7) + torch.ones(shape) + torch.zeros(shape)
+            return y * mask * torch.scalar_tensor(0.5)
+
+    return around(Made(), lambda x: x.detach() * x, lambda x: x.clone().contiguous().float())
+
+
+@network
+def sizes_in_the_arithmetic() -> nn.Module:
+    def area(x: Tensor) -> Tensor:
+        _, _, h, w = x.shape
+        return x * ((h * w + h - 1) // 8) / (h * w) + x.flatten(2).sum(2)[..., None, None] / (h + w)
+
+    return around(area, lambda x: x / x.numel() ** 0.5 if False else x * (x[0, 0].numel() / 100))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": F.l1_loss,
+    "mse": F.mse_loss,
+    "smooth_l1": F.smooth_l1_loss,
+    "huber": F.huber_loss,
+    "charbonnier": lambda x, y: torch.sqrt((x - y) ** 2 + 1e-6).mean(),
+    "sum": lambda x, y: (x - y).abs().sum() / x.numel(),
+    "total variation": lambda x, y: (x - y).diff(dim=3).square().mean(),
+}
+
+
+class EveryLoss(Around):
+    def adaptation_loss(self, image: Tensor) -> Tensor:
+        restored = self.restore(image)
+        again = self.auxiliary(torch.cat([restored, image], 1))
+        return torch.stack([loss(again, image) for loss in LOSSES.values()])
+
+
+@network
+def losses() -> nn.Module:
+    return EveryLoss(torch.tanh)
+
+
+class NotReached(Around):
+    """The loss does not depend on one parameter, and its gradient is in no graph."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tanh)
+        self.offset = nn.Parameter(torch.tensor(0.25))  # also: a parameter without dimensions
+        self.scale = nn.Parameter(torch.tensor(0.75))
+
+    def restore(self, image: Tensor) -> Tensor:
+        return super().restore(image) * self.scale
+
+    def adaptation_loss(self, image: Tensor) -> Tensor:
+        return super().adaptation_loss(image)[:1]
+
+
+@network
+def parameters_without_dimensions() -> nn.Module:
+    return NotReached()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_operators(name: str, tmp_path: Path):
+    assert_exported(NETWORKS[name](), tmp_path / "x.bundle")
