@@ -1,0 +1,199 @@
+"""One adaptation step and one restoration: this runtime against PyTorch, on the same work.
+
+Results are compared before anything is timed, and the peers take turns, since two runs of one
+program differ by more than what is looked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeadapt.bundle import Bundle
+from edgeadapt.errors import EdgeadaptError
+from edgeadapt.image import to_network
+from edgeadapt.runtime.backend import Frame
+from edgeadapt.runtime.backends import open_backend
+from edgeadapt.runtime.optimizer import make_optimizer
+from edgeadapt.testing import compare_gradients, photo
+
+F32 = npt.NDArray[np.float32]
+
+# Relative L2 of all gradients as one vector, and of the loss: float32 sums over an image differ by
+# a few 1e-6, and a sign decided by rounding (of an L1 loss, of a LeakyReLU) moves one pixel.
+BOUND = 1e-4
+# Of one tensor: in a small one such a pixel weighs more.
+TENSOR_BOUND = 1e-2
+IMAGE_BOUND = 1e-4  # absolute, of a range of 2
+_PAUSE_SECONDS = 0.02  # threads of the engine before spin for a while after their work
+_TORCH = "torch"
+
+
+class Peer(Protocol):
+    """Something that can adapt a bundle's network to one image."""
+
+    def step(self) -> float:
+        """Forward, loss, backward and update; returns the loss before the update."""
+
+    def restore(self) -> F32:
+        """The restored image, (1, 3, H, W)."""
+
+    def gradients(self) -> Mapping[str, F32]:
+        """Those of the last step, by parameter."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every peer does; all of it travels to another process as JSON."""
+
+    bundle: str
+    height: int  # of the image; the network's is padded
+    width: int
+    scope: str
+    threads: int
+    factory: str  # of the network in PyTorch
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a peer's results are from the reference's."""
+
+    loss: float  # relative
+    gradients: float  # relative L2 of all as one vector
+    worst_tensor: float  # relative L2
+    image: float  # largest absolute difference
+
+    @property
+    def ok(self) -> bool:
+        """Whether all are within their bounds; NaN is not."""
+        values = (self.loss, self.gradients, self.worst_tensor, self.image)
+        bounds = (BOUND, BOUND, TENSOR_BOUND, IMAGE_BOUND)
+        return all(value <= bound for value, bound in zip(values, bounds, strict=True))
+
+
+class RuntimePeer:
+    """This runtime: a backend on arrays as a session has them, and the session's optimizer."""
+
+    def __init__(self, bundle: Bundle, backend: str, image: F32, scope: str, threads: int) -> None:
+        weights = bundle.weights()
+        self._flat = np.zeros_like(weights)
+        self._bundle, self._scope = bundle, scope
+        self._backend = open_backend(backend, bundle, weights, self._flat, threads)
+        self._optimizer = make_optimizer(bundle, weights, self._flat, scope, None)
+        self._frame = Frame(image, np.empty_like(image))
+
+    def step(self) -> float:
+        """As `Session.adapt` does."""
+        loss = self._backend.gradients(self._scope, self._frame)
+        self._optimizer.step()
+        return loss
+
+    def restore(self) -> F32:
+        """As a `Session` with the bundle's weights does."""
+        self._backend.restore(self._frame)
+        return self._frame.restored
+
+    def gradients(self) -> Mapping[str, F32]:
+        """Views of the flat array."""
+        shapes = {row.name: row.shape for row in self._bundle.manifest.parameters}
+        parts = self._bundle.offsets()
+        names = self._bundle.scope(self._scope).parameters
+        return {name: self._flat[parts[name]].reshape(shapes[name]) for name in names}
+
+
+def is_torch(name: str) -> bool:
+    """Whether the peer called ``name`` needs PyTorch."""
+    return name.startswith(_TORCH)
+
+
+def torch_names(with_compile: bool) -> list[str]:
+    """The ways to run PyTorch; the first is the reference."""
+    return [_TORCH, f"{_TORCH} channels-last", *([f"{_TORCH} compile"] if with_compile else [])]
+
+
+def image_of(bundle: Bundle, work: Work) -> F32:
+    """The image that everyone adapts to, as the network takes it."""
+    return to_network(photo(0, work.height, work.width), bundle.manifest.image.size_multiple)
+
+
+def make_peer(name: str, bundle: Bundle, work: Work) -> Peer:
+    """Open a peer: a backend's name, or one of `torch_names`."""
+    image = image_of(bundle, work)
+    if not is_torch(name):
+        return RuntimePeer(bundle, name, image, work.scope, work.threads)
+    from edgeadapt.benchmarks.torch_peer import TorchPeer
+
+    words = name.split()
+    return TorchPeer(
+        bundle,
+        image,
+        work.scope,
+        work.threads,
+        work.factory,
+        channels_last="channels-last" in words,
+        compiled="compile" in words,
+    )
+
+
+def compare(peers: Mapping[str, Peer]) -> dict[str, Agreement]:
+    """Restore and take one step with every peer, all against the first of PyTorch, or the first.
+
+    Raises:
+        EdgeadaptError: if one is out of bounds.
+    """
+    found = {name: (peer.restore().copy(), peer.step(), peer) for name, peer in peers.items()}
+    reference = next((name for name in peers if is_torch(name)), next(iter(peers)))
+    image, loss, exact = found[reference]
+    result = {}
+    for name, (own_image, own_loss, peer) in found.items():
+        own, others = peer.gradients(), exact.gradients()
+        result[name] = Agreement(
+            abs(own_loss - loss) / abs(loss) if own_loss != loss else 0.0,
+            _relative(_flat(own, others), _flat(others, others)),
+            max(_relative(own[key], others[key]) for key in others),
+            float(np.abs(own_image.astype(np.float64) - image).max()),
+        )
+        if not result[name].ok:
+            raise EdgeadaptError(
+                f"{name} and {reference} do not agree ({result[name]}); nothing was timed.",
+                "`edgeadapt check` compares the bundle with PyTorch in float64.",
+            )
+    return result
+
+
+def time_in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, ``repeats`` times after one that warms up, one call after the other."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats + 1):
+        for name, call in calls.items():
+            time.sleep(_PAUSE_SECONDS)
+            begin = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def medians_ms(peers: Mapping[str, Peer], repeats: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds: operation ("step", "restore") -> peer -> time."""
+    operations: dict[str, Mapping[str, Callable[[], Any]]] = {
+        "step": {name: peer.step for name, peer in peers.items()},
+        "restore": {name: peer.restore for name, peer in peers.items()},
+    }
+    return {
+        operation: {n: 1e3 * median(s) for n, s in time_in_turn(calls, repeats).items()}
+        for operation, calls in operations.items()
+    }
+
+
+def _flat(gradients: Mapping[str, F32], order: Sequence[str] | Mapping[str, F32]) -> F32:
+    return np.concatenate([np.ravel(gradients[name]) for name in order])
+
+
+def _relative(actual: F32, expected: F32) -> float:
+    return compare_gradients(actual, expected).relative_l2

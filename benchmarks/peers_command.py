@@ -1,0 +1,198 @@
+"""`edgeadapt bench peers`."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeadapt.benchmarks import peers as measuring
+from edgeadapt.benchmarks.machine import describe, usable_cores
+from edgeadapt.benchmarks.memory import peak_mib
+from edgeadapt.benchmarks.peers import Work
+from edgeadapt.bundle import Bundle, open_bundle
+from edgeadapt.errors import BackendError, ConfigError
+from edgeadapt.runtime.backends import BACKENDS, open_backend
+from edgeadapt.runtime.report import console, print_json, print_table
+
+Row = dict[str, Any]
+
+
+class _Size(click.ParamType):
+    """WIDTHxHEIGHT in pixels -> (height, width)."""
+
+    name = "WIDTHxHEIGHT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", str(value))
+        if found is None:
+            self.fail(f"{value!r} is not WIDTHxHEIGHT, as 1280x720.", param, ctx)
+        return int(found[2]), int(found[1])
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--size", "sizes", multiple=True, type=_Size(), help="Of the image.  [256x256]")
+@click.option("--repeats", type=click.IntRange(1), default=11, show_default=True)
+@click.option("--scope", default="all", show_default=True, help="Which parameters change.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of everyone.  [every core]")
+@click.option("--compile", "compiled", is_flag=True, help="PyTorch's compiler too; takes minutes.")
+@click.option("--memory/--no-memory", default=True, help="Peak memory, each in its own process.")
+@click.option("--model", help="Factory of a network that is not edgeadapt's own: file.py:callable.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV to add the rows to.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+def peers(
+    bundle: str,
+    sizes: Sequence[tuple[int, int]],
+    repeats: int,
+    scope: str,
+    threads: int | None,
+    compiled: bool,
+    memory: bool,
+    model: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """One adaptation step and one restoration: every backend against PyTorch, in turn.
+
+    Loss, gradients and restored image are compared before anything is timed.
+    """
+    opened = open_bundle(bundle)
+    opened.scope(scope)  # refuses a wrong one before the work
+    if out is not None and out.exists() and _header(out) != _COLUMNS:
+        raise ConfigError(f"{out}: is a table of something else.", "choose another output.")
+    reason = _why_no_torch(opened, model)
+    if reason:
+        console(stderr=True).print(f"Only edgeadapt is measured: {reason}.")
+    names = [*_backends(opened), *([] if reason else measuring.torch_names(compiled))]
+    factory = model or opened.manifest.model.factory
+    rows = []
+    for height, width in sizes or [(256, 256)]:
+        cores = threads or usable_cores()
+        work = Work(str(opened.path), height, width, scope, cores, factory)
+        # Memory first: nothing else is open then.
+        rows += _measure(opened, names, work, repeats, _peaks(names, work) if memory else {})
+    if out is not None:
+        _append(out, rows)
+    if as_json:
+        print_json(rows)
+    else:
+        _print(rows)
+
+
+def _why_no_torch(bundle: Bundle, model: str | None) -> str:
+    if find_spec("torch") is None:
+        return "PyTorch is not installed"
+    factory = bundle.manifest.model.factory
+    if model is None and not factory.startswith("edgeadapt."):
+        # A bundle may come from anyone: code it names is run only when the user names it too.
+        return f"the network's factory is {factory}; say --model {factory} if you trust that code"
+    return ""
+
+
+def _backends(bundle: Bundle) -> list[str]:
+    """The backends that can run the bundle, the one that `auto` takes first."""
+    weights = bundle.weights()
+    found, failures = [], []
+    for name in BACKENDS:
+        try:
+            open_backend(name, bundle, weights, weights.copy())
+            found.append(name)
+        except BackendError as error:
+            failures.append(str(error))
+    if not found:
+        raise BackendError(" | ".join(failures))
+    return found
+
+
+def _peaks(names: Sequence[str], work: Work) -> dict[tuple[str, str], float]:
+    """(peer, operation) -> MiB."""
+    result = {}
+    with console(stderr=True).status("measuring memory"):
+        for name in names:
+            for operation in _OPERATIONS:
+                result[name, operation] = peak_mib(name, operation, work)
+    return result
+
+
+def _measure(
+    bundle: Bundle,
+    names: Sequence[str],
+    work: Work,
+    repeats: int,
+    peaks: Mapping[tuple[str, str], float],
+) -> list[Row]:
+    with console(stderr=True).status("comparing and timing"):
+        opened = {name: measuring.make_peer(name, bundle, work) for name in names}
+        agreement = measuring.compare(opened)
+        medians = measuring.medians_ms(opened, repeats)
+    shared = {"bundle": bundle.path.resolve().stem, "height": work.height, "width": work.width}
+    shared |= {"scope": work.scope, "threads": work.threads, "repeats": repeats}
+    machine = describe()
+    return [
+        {
+            "operation": operation,
+            "peer": name,
+            **shared,
+            "median_ms": round(medians[operation][name], 3),
+            "ratio": round(medians[operation][name] / medians[operation][names[0]], 3),
+            "peak_mib": round(peaks[name, operation], 1) if peaks else None,
+            **{f"{key}_error": value for key, value in asdict(agreement[name]).items()},
+            **machine,
+        }
+        for operation in _OPERATIONS
+        for name in names
+    ]
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _append(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _print(rows: Sequence[Row]) -> None:
+    print_table(
+        ["peer", "operation", "size", "ms", "ratio", "peak MiB", "gradients off by"],
+        [
+            [
+                row["peer"],
+                row["operation"],
+                f"{row['width']}x{row['height']}",
+                f"{row['median_ms']:.2f}",
+                f"{row['ratio']:.2f}",
+                "-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}",
+                f"{row['gradients_error']:.1e}",
+            ]
+            for row in rows
+        ],
+    )
+    first = rows[0]
+    console().print(
+        f"Medians of {first['repeats']}, {first['threads']} threads, {first['cpu']}. "
+        f"ratio: time over that of {first['peer']}."
+    )
+
+
+_OPERATIONS = ("step", "restore")
+_ERRORS = ["loss_error", "gradients_error", "worst_tensor_error", "image_error"]
+_COLUMNS = ["operation", "peer", "bundle", "height", "width", "scope", "threads", "repeats"]
+_COLUMNS += ["median_ms", "ratio", "peak_mib", *_ERRORS, "cpu", "commit", "date"]
+_COLUMNS += ["python", "edgeadapt", "numpy", "onnxruntime", "torch"]

@@ -1,0 +1,163 @@
+"""`edgeadapt bench quality`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edgeadapt.benchmarks import plots
+from edgeadapt.benchmarks.quality import Settings, make_models, plan, run
+from edgeadapt.benchmarks.rows import Table
+from edgeadapt.benchmarks.samples import AUTO, find_samples
+from edgeadapt.benchmarks.summary import LOWERED_DB, Summary, summarize
+from edgeadapt.bundle import open_bundle
+from edgeadapt.errors import ConfigError
+from edgeadapt.layouts import LAYOUTS
+from edgeadapt.runtime.backends import AUTO as ANY_BACKEND
+from edgeadapt.runtime.backends import BACKENDS
+from edgeadapt.runtime.optimizer import flat_step_sizes
+from edgeadapt.runtime.quality import check_installed
+from edgeadapt.runtime.report import console, print_table
+from edgeadapt.shifts import SHIFTS
+
+_ALL = "all"
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("--data", required=True, type=_PATH, help="Folder of recordings, pairs or photos.")
+@click.option("--layout", type=click.Choice([AUTO, *LAYOUTS]), default=AUTO, show_default=True)
+@click.option("--blur", default="", help="Folders of blurred images.  [blur, else blur_gamma]")
+@click.option("--sharp", default="sharp", show_default=True, help="Folders of sharp images.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Images of each recording.")
+@click.option(
+    "--shift",
+    "shifts",
+    multiple=True,
+    type=click.Choice([_ALL, *SHIFTS]),
+    help="Change the images first; once for each shift.",
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    metavar="BUNDLE",
+    help="The jointly trained weights, adapted as BUNDLE is.",
+)
+@click.option("--steps", type=click.IntRange(0), help="Gradient steps K.  [each bundle's]")
+@click.option("--scope", default="all", show_default=True, help="Which parameters may change.")
+@click.option("--step-size", type=float, help="Step size of every parameter.  [each bundle's]")
+@click.option(
+    "--backend",
+    type=click.Choice([ANY_BACKEND, *BACKENDS]),
+    default=ANY_BACKEND,
+    show_default=True,
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; the engine's choice.")
+@click.option(
+    "-o", "--out", type=_PATH, help="CSV of every image and step; goes on where it ended."
+)
+@click.option("--plot/--no-plot", default=True, help="Beside the CSV, as PNG.")
+def quality(
+    bundles: Sequence[str],
+    data: Path,
+    layout: str,
+    blur: str,
+    sharp: str,
+    limit: int | None,
+    shifts: Sequence[str],
+    controls: Sequence[str],
+    steps: int | None,
+    scope: str,
+    step_size: float | None,
+    backend: str,
+    threads: int | None,
+    out: Path | None,
+    plot: bool,
+) -> None:
+    """PSNR and SSIM of blurred images, of plain inference, and after each step of adaptation.
+
+    For each image of a folder in the layout of GoPro, of REDS, of pairs, or of sharp photos, which
+    are blurred here. Averaged over the images of a recording, then over recordings.
+    """
+    check_installed()
+    if out is not None:
+        _check_out(out, plot)
+    models = make_models([open_bundle(b) for b in bundles], [open_bundle(c) for c in controls])
+    for model in models:  # refuses a wrong scope or number before the work
+        flat_step_sizes(model.bundle, scope, step_size)
+    settings = Settings(steps, scope, step_size, backend, threads)
+    samples = find_samples(data, layout, blur, sharp, limit)
+    tasks = plan(models, samples, _chosen(shifts), settings)
+    table = Table(out)
+    missing = {task.key for task in tasks if table.get(task.key) is None}
+    with _progress(len(missing)) as advance:
+        rows = run(tasks, settings, table, advance)
+    summaries = summarize(tasks, rows)
+    _print_summaries(summaries)
+    if out is not None and plot:
+        plots.write_plot(out.with_suffix(".png"), summaries)
+
+
+def _check_out(out: Path, plot: bool) -> None:
+    if out.suffix.lower() != ".csv":
+        raise ConfigError(f"{out}: --out must end in .csv.", "the plot gets the same name.")
+    if plot:
+        plots.check_installed()
+
+
+def _chosen(shifts: Sequence[str]) -> list[str]:
+    if _ALL in shifts:
+        return list(SHIFTS)
+    return list(dict.fromkeys(shifts)) or ["none"]
+
+
+def _print_summaries(summaries: Sequence[Summary]) -> None:
+    """One row for each model and shift; where K differs, missing steps are left empty."""
+    most = max(len(summary.steps) for summary in summaries)
+    columns = ["model", "shift", "images", "blurred", *(f"K={k}" for k in range(most)), "gain"]
+    print_table(
+        [*columns, "SSIM", "lowered", "reverted"], [_row(summary, most) for summary in summaries]
+    )
+    console().print(
+        "PSNR in dB, RGB, averaged over the images of a recording, then over recordings. "
+        "SSIM: blurred, K=0, last. "
+        f"lowered: images that lose more than {LOWERED_DB:g} dB by adaptation."
+    )
+
+
+def _row(summary: Summary, most: int) -> list[str]:
+    steps = [f"{mean.psnr:.3f}" for mean in summary.steps]
+    ssim = [summary.blurred.ssim, summary.steps[0].ssim, summary.steps[-1].ssim]
+    return [
+        summary.model,
+        summary.shift,
+        f"{summary.images} in {summary.recordings}",
+        f"{summary.blurred.psnr:.3f}",
+        *steps,
+        *([""] * (most - len(steps))),
+        f"{summary.gains[-1]:+.3f}",
+        " ".join(f"{value:.4f}" for value in ssim),
+        f"{summary.lowered:.0%}",
+        f"{summary.reverted}",
+    ]
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr if that is a terminal; gives the function that moves it."""
+    out = console(stderr=True)
+    columns = (
+        TextColumn("measuring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out, disable=not out.is_terminal or total == 0) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
