@@ -24,23 +24,31 @@ from edgeadapt.runtime.report import console, print_json, print_table
 Row = dict[str, Any]
 
 
-class _Size(click.ParamType):
+def _parse_sizes(
+    ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> list[tuple[int, int]]:
     """WIDTHxHEIGHT in pixels -> (height, width)."""
-
-    name = "WIDTHxHEIGHT"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", str(value))
+    sizes = []
+    for value in values:
+        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", value)
         if found is None:
-            self.fail(f"{value!r} is not WIDTHxHEIGHT, as 1280x720.", param, ctx)
-        return int(found[2]), int(found[1])
+            raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, as 1280x720.", ctx, param)
+        sizes.append((int(found[2]), int(found[1])))
+    return sizes
 
 
 @click.command()
 @click.argument("bundle")
-@click.option("--size", "sizes", multiple=True, type=_Size(), help="Of the image.  [256x256]")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    default=["256x256"],
+    show_default=True,
+    callback=_parse_sizes,
+    metavar="WIDTHxHEIGHT",
+    help="Of the image.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=11, show_default=True)
 @click.option("--scope", default="all", show_default=True, help="Which parameters change.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of everyone.  [every core]")
@@ -75,7 +83,7 @@ def peers(
     names = [*_backends(opened), *([] if reason else measuring.torch_names(compiled))]
     factory = model or opened.manifest.model.factory
     rows = []
-    for height, width in sizes or [(256, 256)]:
+    for height, width in sizes:
         cores = threads or usable_cores()
         work = Work(str(opened.path), height, width, scope, cores, factory)
         # Memory first: nothing else is open then.
@@ -131,8 +139,7 @@ def _measure(
     peaks: Mapping[tuple[str, str], float],
 ) -> list[Row]:
     with console(stderr=True).status("comparing and timing"):
-        opened = {name: measuring.make_peer(name, bundle, work) for name in names}
-        agreement = measuring.compare(opened)
+        opened, agreement = measuring.make_peers(names, bundle, work)
         medians = measuring.medians_ms(opened, repeats)
     shared = {"bundle": bundle.path.resolve().stem, "height": work.height, "width": work.width}
     shared |= {"scope": work.scope, "threads": work.threads, "repeats": repeats}

@@ -11,7 +11,7 @@ from edgeadapt.blur import Pair, synthesize_blur
 from edgeadapt.blur_parameters import draw_parameters
 from edgeadapt.errors import DataError
 from edgeadapt.image import read_image
-from edgeadapt.layouts import LAYOUTS, image_groups, read_gopro, read_pairs, read_reds
+from edgeadapt.layouts import LAYOUTS, PairFiles, image_groups, read_gopro, read_pairs, read_reds
 from edgeadapt.shifts import seed_of, shift_pair
 
 AUTO = "auto"
@@ -91,16 +91,22 @@ def _pairs(folder: Path, blur: str, sharp: str) -> list[Sample]:
     return _of_pairs(read_pairs, folder, blur, sharp)
 
 
-def _of_pairs(reader: Callable[..., list], folder: Path, blur: str, sharp: str) -> list[Sample]:
+def _of_pairs(
+    reader: Callable[[Path, str, str], list[PairFiles]], folder: Path, blur: str, sharp: str
+) -> list[Sample]:
     for name in [blur] if blur else ["blur", "blur_gamma"]:
         found = reader(folder, name, sharp)
         if found:
-            return [Sample(row.recording, row.sharp.name, row.sharp, row.blurred) for row in found]
+            return [_sample(files) for files in found]
     return []
 
 
+def _sample(files: PairFiles) -> Sample:
+    return Sample(files.recording, files.sharp.name, files.sharp, files.blurred)
+
+
 def _reds(folder: Path, blur: str, sharp: str) -> list[Sample]:
-    return [Sample(row[0], row.sharp.name, row.sharp, row.blurred) for row in read_reds(folder)]
+    return [_sample(files) for files in read_reds(folder)]
 
 
 def _photos(folder: Path, blur: str, sharp: str) -> list[Sample]:
