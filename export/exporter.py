@@ -145,8 +145,6 @@ def _parameter_table(network: Any) -> tuple[Parameter, ...]:
 
 def _scopes(table: Sequence[Parameter], traced: Trace, options: ExportOptions) -> tuple[Scope, ...]:
     reached = [row for row in table if row.name in traced.outputs]
-    if not reached:
-        raise ExportError("adaptation_loss does not depend on any parameter.")
     scopes = []
     for name, pattern in options.scopes.items():
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -154,9 +152,8 @@ def _scopes(table: Sequence[Parameter], traced: Trace, options: ExportOptions) -
         chosen = [row.name for row in reached if _in_scope(row, pattern)]
         if chosen:
             scopes.append(Scope(name, f"adapt.{name}.onnx", pattern, tuple(chosen)))
-        elif (
-            name != pattern
-        ):  # a built-in scope may be empty: a network without heads, or without biases
+        elif name != pattern or name not in BUILT_IN_SCOPES:
+            # One of these may be empty: in a network without heads, or without biases.
             raise ExportError(
                 f"scope {name!r}: no parameter that the loss depends on matches {pattern!r}.",
                 f"the names look like {reached[0].name!r}.",

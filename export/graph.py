@@ -84,7 +84,7 @@ class GraphBuilder:
         value = np.asarray(array, dtype)
         key = ("constant", value.dtype.str, value.shape, value.tobytes())
         if key not in self._known:
-            name = f"c{len(self.constants)}"
+            name = f"constant..{len(self.constants)}"  # two dots: no parameter has them
             self.constants[name] = numpy_helper.from_array(value, name)
             self._known[key] = name
         return self._known[key]
@@ -117,7 +117,7 @@ class GraphBuilder:
     def _add(self, kind: str, domain: str, inputs: list[str], attributes: dict[str, Any]) -> str:
         key = (kind, domain, tuple(inputs), repr(sorted(attributes.items())))
         if key not in self._known:
-            name = f"{self._prefix}.{len(self.nodes)}"
+            name = f"{self._prefix}..{len(self.nodes)}"
             self.nodes.append(
                 helper.make_node(kind, inputs, [name], name, None, domain, **attributes)
             )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgeadapt.export.functions import pad_grad
-from edgeadapt.export.graph import GraphBuilder, Value
+from edgeadapt.export.graph import GraphBuilder, Size, Value
 from edgeadapt.export.lowering import lowers
 
 
 @lowers("edgeadapt.constant_pad.default")
-def constant_pad(graph: GraphBuilder, x: Value, pads: list[int], value: float = 0.0) -> str:
+def constant_pad(graph: GraphBuilder, x: Value, pads: list[Size], value: float = 0.0) -> str:
     return graph.op("Pad", x, _pads(graph, x, pads), graph.scalar(value, x.dtype))
 
 
@@ -22,14 +24,12 @@ def replication_pad(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
     return graph.op("Pad", x, _pads(graph, x, pads), mode="edge")
 
 
-def _pads(graph: GraphBuilder, x: Value, pads: list[int]) -> str:
+def _pads(graph: GraphBuilder, x: Value, pads: Sequence[Size]) -> str:
     """PyTorch lists (begin, end) from the last axis backwards; ONNX all begins, then all ends, from
     the first.
     """
-    pairs = [(0, 0)] * (x.rank - len(pads) // 2) + list(zip(pads[::2], pads[1::2], strict=True))[
-        ::-1
-    ]
-    return graph.ints(*(begin for begin, _ in pairs), *(end for _, end in pairs))
+    untouched = [0] * (x.rank - len(pads) // 2)
+    return graph.sizes([*untouched, *pads[::2][::-1], *untouched, *pads[1::2][::-1]])
 
 
 @lowers("aten.reflection_pad2d_backward.default")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from edgeadapt.errors import ExportError
-from edgeadapt.export.graph import GraphBuilder, Size, Value
+from edgeadapt.export.graph import GraphBuilder, Size, Value, onnx_dtype
 from edgeadapt.export.lowering import lowers
 
 
@@ -63,17 +63,36 @@ def variance_and_mean(
     x: Value,
     axes: list[int],
     *,
-    correction: float = 1,
+    correction: float | None = None,
     keepdim: bool = False,
 ) -> list[str]:
-    if correction != 0:
-        raise ExportError(f"a variance has a lowering only with correction=0, got {correction}.")
     where = graph.ints(*axes)
     centred = graph.op("Sub", x, graph.op("ReduceMean", x, where, keepdims=1))
     square = graph.op("Mul", centred, centred)
-    return [
+    variance, mean = (
         graph.op("ReduceMean", value, where, keepdims=int(keepdim)) for value in (square, x.name)
-    ]
+    )
+    less = 1 if correction is None else correction
+    if less:
+        sizes = graph.op("Gather", graph.op("Shape", x), where)
+        product = graph.op("ReduceProd", sizes, keepdims=0)
+        count = graph.op("Cast", product, to=onnx_dtype(x.dtype))
+        rest = graph.op("Sub", count, graph.scalar(less, x.dtype))
+        variance = graph.op("Mul", variance, graph.op("Div", count, rest))
+    return [variance, mean]
+
+
+@lowers("aten.var.correction")
+def variance(
+    graph: GraphBuilder,
+    x: Value,
+    axes: list[int] | None = None,
+    *,
+    correction: float | None = None,
+    keepdim: bool = False,
+) -> str:
+    over = list(range(x.rank)) if axes is None else axes
+    return variance_and_mean(graph, x, over, correction=correction, keepdim=keepdim)[0]
 
 
 @lowers("aten.linalg_vector_norm.default")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import operator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
-from edgeadapt.errors import ExportError
 from edgeadapt.export.graph import GraphBuilder, Number, Size, Value, onnx_dtype
 from edgeadapt.export.lowering import Lowering, lowers
 
@@ -69,8 +67,6 @@ def cut_gradient(
     end: Size,
     step: int,
 ) -> str:
-    if not isinstance(start, int) or start < 0:
-        raise ExportError("the gradient of a slice has a lowering only with a start from 0 up.")
     axis %= grad_y.rank
     where = graph.ints(axis)
     spread: str | Value = grad_y
@@ -81,10 +77,12 @@ def cut_gradient(
         shape = [graph.ints(*[0] * axis, -1)] + ([tail] if tail else [])
         merged = graph.op("Reshape", filled, graph.op("Concat", *shape, axis=0))
         spread = graph.op("Slice", merged, graph.ints(0), graph.ints(1 - step), where)
-    wanted = graph.sizes([sizes[axis]])
+    whole, before = graph.sizes([sizes[axis]]), graph.sizes([start])
+    if isinstance(start, int) and start < 0:  # from the end, but not before the beginning
+        before = graph.op("Max", graph.op("Add", whole, before), graph.ints(0))
     have = graph.op("Shape", spread, start=axis, end=axis + 1)
-    after = graph.op("Sub", graph.op("Sub", wanted, have), graph.ints(start))
-    return graph.op("Pad", spread, graph.op("Concat", graph.ints(start), after, axis=0), "", where)
+    after = graph.op("Sub", graph.op("Sub", whole, have), before)
+    return graph.op("Pad", spread, graph.op("Concat", before, after, axis=0), "", where)
 
 
 @lowers("aten.select.int")
@@ -97,27 +95,38 @@ def select_gradient(
     graph: GraphBuilder, grad_y: Value, sizes: list[Size], axis: int, index: int
 ) -> str:
     axis %= len(sizes)
-    size = sizes[axis]
-    if not isinstance(size, int):
-        raise ExportError("the gradient of x[..., i] has a lowering only along a fixed size.")
-    index %= size
-    apart, where = graph.op("Unsqueeze", grad_y, graph.ints(axis)), graph.ints(axis)
-    return graph.op("Pad", apart, graph.ints(index, size - 1 - index), "", where)
+    whole, where = graph.sizes([sizes[axis]]), graph.ints(axis)
+    if index >= 0:
+        pads = graph.ints(index), graph.op("Sub", whole, graph.ints(index + 1))
+    else:  # from the end
+        pads = graph.op("Add", whole, graph.ints(index)), graph.ints(-1 - index)
+    apart = graph.op("Unsqueeze", grad_y, where)
+    return graph.op("Pad", apart, graph.op("Concat", *pads, axis=0), "", where)
 
 
 @lowers("aten.split_with_sizes.default")
-def split(graph: GraphBuilder, x: Value, sizes: list[int], axis: int = 0) -> list[str]:
-    where, edges = graph.ints(axis), np.cumsum([0, *sizes])
-    return [
-        graph.op("Slice", x, graph.ints(int(a)), graph.ints(int(b)), where)
-        for a, b in pairwise(edges)
-    ]
+def split(graph: GraphBuilder, x: Value, sizes: list[Size], axis: int = 0) -> list[str]:
+    begin: Size = 0
+    parts = []
+    for size in sizes:
+        end = _sum(graph, begin, size)
+        bounds = graph.sizes([begin]), graph.sizes([end])
+        parts.append(graph.op("Slice", x, *bounds, graph.ints(axis)))
+        begin = end
+    return parts
+
+
+def _sum(graph: GraphBuilder, a: Size, b: Size) -> Size:
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    return Value(graph.op("Add", graph.sizes([a]), graph.sizes([b])), None)
 
 
 @lowers("aten.split.Tensor")
 def split_evenly(graph: GraphBuilder, x: Value, size: int, axis: int = 0) -> list[str]:
     whole = int(x.meta.shape[axis])
-    return split(graph, x, [min(size, whole - begin) for begin in range(0, whole, size)], axis)
+    sizes: list[Size] = [min(size, whole - begin) for begin in range(0, whole, size)]
+    return split(graph, x, sizes, axis)
 
 
 @lowers("operator.getitem")

@@ -19,6 +19,10 @@ from edgeadapt.export.trace import Trace
 
 Lowering = Callable[..., str | list[str] | Value]
 LOWERINGS: dict[str, Lowering] = {}
+_HINT = (
+    "write the network with supported operators (docs/operators.md), or register a lowering with "
+    "edgeadapt.export.lowering.lowers."
+)
 _L = TypeVar("_L", bound=Lowering)
 
 
@@ -70,7 +74,13 @@ def _lower_node(graph: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) 
         result = LOWERINGS[_operator(node)](graph, *arguments, **options)
     except ExportError as error:
         raise ExportError(
-            f"{_operator(node)}: {error.message} {_source(node)}", error.hint
+            f"{_operator(node)} {_source(node)}: {error.message}", error.hint
+        ) from error
+    except Exception as error:  # arguments the lowering was not written for
+        shown = ", ".join(str(argument) for argument in [*node.args, *node.kwargs])
+        raise ExportError(
+            f"{_operator(node)} {_source(node)} has no ONNX lowering for the arguments ({shown}).",
+            _HINT,
         ) from error
     if isinstance(result, list):
         return [Value(name, meta) for name, meta in zip(result, node.meta["val"], strict=True)]
@@ -86,8 +96,7 @@ def _refuse_unknown(trace: Trace) -> None:
         places = "; ".join(f"{name} {_source(node)}" for name, node in unknown.items())
         raise ExportError(
             f"no ONNX lowering for {places}.",
-            "write the network with supported operators (docs/operators.md), or register one with "
-            "edgeadapt.export.lowering.lowers.",
+            _HINT,
         )
 
 

@@ -7,6 +7,7 @@ afterwards."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.fx.traceback import preserve_node_meta
 
 from edgeadapt.errors import EdgeadaptError, ExportError
+from edgeadapt.export.guards import check_every_size
 from edgeadapt.export.lines import RememberLines
 from edgeadapt.export.opaque import DECOMPOSITIONS, KeepResizeWhole
 
@@ -58,6 +60,9 @@ class Trace:
     terms: int
 
 
+_GRAPH_VALUES = {"image", "loss", "loss_terms", "restored"}  # as docs/bundle.md has them
+
+
 class _Step(nn.Module):
     """A module whose forward gives what one adaptation step needs, for `functional_call`."""
 
@@ -89,6 +94,12 @@ def check_adaptable(network: object) -> None:
         raise ExportError(
             f"parameter_groups: {odd[0]!r} must be a parameter of the network, in just one group."
         )
+    taken = _GRAPH_VALUES & {name for name, _ in network.named_parameters()}
+    if taken:
+        raise ExportError(
+            f"a parameter must not be called {min(taken)!r}: a value of the graphs has that name.",
+            "rename the attribute of the network.",
+        )
 
 
 def trace(network: nn.Module) -> Trace:
@@ -99,18 +110,16 @@ def trace(network: nn.Module) -> Trace:
         the image size.
     """
     check_adaptable(network)
-    step = _Step(network.eval())
+    step = _Step(copy.deepcopy(network).eval())  # the caller's stays in its mode
     state = {name: value.detach() for name, value in step.named_parameters()}
     buffers = dict(step.named_buffers())
-    wrong = [
-        name
-        for name, value in {**state, **buffers}.items()
-        if value.is_floating_point() and value.dtype != torch.float32
-    ]
-    if wrong:
-        raise ExportError(
-            f"{wrong[0]} is not float32.", "call .float() on the network before the export."
-        )
+    for name, value in {**state, **buffers}.items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise ExportError(
+                f"{name.removeprefix('network.')} must be float32, got {dtype}.",
+                "call .float() on the network before the export.",
+            )
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
     image = _symbolic_image(mode, int(network.size_multiple))  # type: ignore[arg-type]
@@ -124,6 +133,8 @@ def trace(network: nn.Module) -> Trace:
         with RememberLines(), KeepResizeWhole():
             terms, restored = functional_call(step, {**parameters, **rest}, (image,))
         _check_outputs(image, terms, restored)
+        if not terms.requires_grad:
+            raise ExportError("adaptation_loss does not depend on any parameter.")
         loss = terms.sum()
         gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             loss, list(parameters.values()), allow_unused=True
@@ -142,11 +153,13 @@ def trace(network: nn.Module) -> Trace:
         with mode, preserve_node_meta():
             module = make_fx(joint, decomposition_table=DECOMPOSITIONS)(image, *fakes)
             module = _without_mutation(module, image, fakes)
+        check_every_size(environment)
     except EdgeadaptError:
         raise
     except Exception as error:  # whatever PyTorch's tracer raises, the user gets one sentence
+        reason = str(error).strip().partition("\n")[0]
         raise ExportError(
-            f"{type(network).__name__} cannot be traced: {type(error).__name__}: {error}",
+            f"{type(network).__name__} cannot be traced: {type(error).__name__}: {reason}.",
             "restore and adaptation_loss must not branch on pixel values or leave PyTorch.",
         ) from error
     return _named(module, [*state, *buffers], buffers, reached)

@@ -164,7 +164,15 @@ def slices_and_joins() -> nn.Module:
     def repeated(x: Tensor) -> Tensor:
         return x[:, :2].repeat(1, 3, 1, 1) + x[:, 3:4].expand(-1, 6, -1, -1)
 
-    return around(shifted, interleaved, halved, in_parts, stacked, repeated)
+    def by_rows(x: Tensor) -> Tensor:
+        top, bottom = x.chunk(2, 2)
+        a, b = x.split([3, x.shape[2] - 3], 2)
+        edges = x[:, :, 2].unsqueeze(2) - x[..., -2][..., None]
+        tail = torch.cat([x[:, :, -8:], x[:, -3:].repeat(1, 2, 1, 1)], 2)[:, :, 8:]
+        late = F.pad(x[..., x.shape[3] // 2 :: 2].cos(), (0, x.shape[3] * 3 // 4))
+        return torch.cat([bottom, top], 2) + torch.cat([b.sin(), a], 2) * edges + tail * late
+
+    return around(shifted, interleaved, halved, in_parts, stacked, repeated, by_rows)
 
 
 @network
@@ -294,6 +302,9 @@ def normalisations() -> nn.Module:
         nn.GroupNorm(2, 6),
         nn.InstanceNorm2d(6, affine=True),
         lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True),
+        lambda x: x / (0.1 + x.abs().sum(1, keepdim=True) + torch.linalg.vector_norm(x, 1)),
+        lambda x: x / (x.var(1, keepdim=True, unbiased=False) + 1e-3).sqrt(),
+        lambda x: x * x.var((2, 3), keepdim=True) / (0.1 + x.std()),
     )
 
 
@@ -409,24 +420,27 @@ def losses() -> nn.Module:
     return EveryLoss(torch.tanh)
 
 
-class NotReached(Around):
-    """The loss does not depend on one parameter, and its gradient is in no graph."""
+class Odd(Around):
+    """The loss does not depend on one parameter, so its gradient is in no graph."""
 
     def __init__(self) -> None:
         super().__init__(torch.tanh)
         self.offset = nn.Parameter(torch.tensor(0.25))  # also: a parameter without dimensions
-        self.scale = nn.Parameter(torch.tensor(0.75))
+        # Names that values of a graph could have too.
+        self.c0, self.c1 = nn.Parameter(torch.tensor(0.75)), nn.Parameter(torch.ones(3, 1, 1))
+        self.mul = nn.ParameterList([nn.Parameter(torch.ones(1, 1)) for _ in range(3)])
 
     def restore(self, image: Tensor) -> Tensor:
-        return super().restore(image) * self.scale
+        scale = self.c0 * self.mul[0] * self.mul[1] + self.mul[2]
+        return super().restore(image) * scale + 0.1 * self.c1
 
     def adaptation_loss(self, image: Tensor) -> Tensor:
         return super().adaptation_loss(image)[:1]
 
 
 @network
-def parameters_without_dimensions() -> nn.Module:
-    return NotReached()
+def odd_parameters() -> nn.Module:
+    return Odd()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
