@@ -136,7 +136,9 @@ def assert_exported(
         assert kinks == 0, "choose other parameters: a kink lets a gradient jump"
         _, restored, _ = differentiate(network, image)
         assert_gradient_close(graphs.run(RESTORE_GRAPH, image)["restored"], restored, BOUND)
-        assert_step(graphs.run("adapt.all.onnx", image, float32_weights(other)), other, image)
+        found = graphs.run("adapt.all.onnx", image, float32_weights(other))
+        assert any(key.startswith("grad.") for key in found)
+        assert_step(found, other, image)
     return bundle
 
 
@@ -153,4 +155,4 @@ def assert_step(found: Mapping[str, Array], network: Any, image: Array) -> None:
             assert np.linalg.norm(gradient) > 0, f"{name}: nothing is compared"
             assert_gradient_close(found[f"grad.{name}"], gradient, BOUND, name)
             compared += 1
-    assert compared == sum(key.startswith("grad.") for key in found) > 0
+    assert compared == sum(key.startswith("grad.") for key in found)
