@@ -117,9 +117,8 @@ def measure_image(session: Session, task: Task, step_size: float | None) -> list
     Where an adaptation of so many steps would be taken back, that is plain inference again.
     """
     pair = task.sample.load(task.shift)
-    session.reset()
     done = session.adapt(pair.blurred, task.key.steps, task.key.scope, step_size, keep_steps=True)
-    session.reset()
+    session.reset()  # the next image starts from the bundle's weights too
     images = list(done.restored_steps) or [session.restore(pair.blurred)]
     rows = [_row(task, INPUT, pair, pair.blurred)]
     for step in range(task.key.steps + 1):

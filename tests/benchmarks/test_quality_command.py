@@ -154,6 +154,18 @@ def test_a_run_goes_on_where_it_was_cut_short(
     assert out.read_text().startswith(whole)
 
 
+def test_bundles_that_differ_in_weights_or_steps_share_no_rows(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = counting(monkeypatch)
+    changes: list[dict[str, Any]] = [{}, {"seed": 1}, {"step_size": 0.06}, {"optimizer": "adam"}]
+    changes.append({"step_sizes": {"conv.bias": 0.06}})
+    for number, change in enumerate(changes):
+        bundle = write_tiny_bundle(tmp_path / f"{number}" / "net.bundle", **change)
+        assert bench(bundle, data, "--limit", 1, "-o", tmp_path / "q.csv", "--no-plot") == 0
+        assert len(seen) == 2 * (number + 1)
+
+
 def test_an_adaptation_that_is_taken_back_counts_as_plain_inference(
     data: Path, tmp_path: Path, capsys: Output
 ) -> None:
@@ -199,8 +211,11 @@ def test_a_control_is_adapted_as_the_model_is(data: Path, tmp_path: Path, capsys
     assert "joint (control)" in capsys.readouterr().out
 
 
-def test_every_shift_is_a_row(tiny: Path, data: Path, capsys: Output) -> None:
-    assert bench(tiny, data, "--steps", 0, "--limit", 1, "--shift", "all") == 0
+def test_every_shift_is_a_row(tiny: Path, data: Path, tmp_path: Path, capsys: Output) -> None:
+    out = tmp_path / "q.csv"
+    assert bench(tiny, data, "--steps", 0, "--limit", 1, "--shift", "all", "-o", out) == 0
+    blurred = {row["shift"]: row["psnr"] for row in read(out) if row["step"] == "-1"}
+    assert len(set(blurred.values())) == len(SHIFTS)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[1] for row in rows if row[0] == "tiny"] == list(SHIFTS)
     assert bench(tiny, data, "--steps", 0, "--shift", "half", "--shift", "jpeg30") == 0
