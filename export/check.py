@@ -166,7 +166,8 @@ def _compare_at(
         yield Finding(f"{label}: loss", abs(float(found["loss"]) / exact.loss - 1), LOSS_BOUND, at)
         errors = _gradient_errors(found, exact.gradients)
         if errors:
-            worst = max(errors, key=lambda name: errors[name])
+            # numpy's maximum is NaN if one of them is; Python's goes past it.
+            worst = list(errors)[int(np.argmax(list(errors.values())))]
             note = f"{at}: {worst}"
             yield Finding(f"{label}: {len(errors)} gradients", errors[worst], GRADIENT_BOUND, note)
 
@@ -233,11 +234,10 @@ def _trajectory(
     found = graphs.run(LOSS_GRAPH, image, {name: value.numpy() for name, value in tensors.items()})
     losses.append(abs(float(found["loss"]) / last.loss - 1))
     label = f"{count} steps of scope {scope.name}"
-    yield Finding(f"{label}: losses", max(losses), LOSS_BOUND)
+    yield Finding(f"{label}: losses", float(np.max(losses)), LOSS_BOUND)
     ends = reference.weights()
-    drift = max(
-        (_largest(value.numpy(), ends[name]) for name, value in tensors.items()), default=0.0
-    )
+    drifts = [_largest(value.numpy(), ends[name]) for name, value in tensors.items()]
+    drift = float(np.max(drifts, initial=0.0))
     yield Finding(f"{label}: weights", drift, WEIGHT_BOUND)
     quality = abs(psnr(found["restored"], image, 2.0) - psnr(last.restored, image, 2.0))
     yield Finding(f"{label}: image, dB", quality, PSNR_BOUND)
