@@ -4,6 +4,7 @@ one for each scope.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -72,12 +73,7 @@ def export_bundle(
     Raises:
         ExportError: naming the operator, scope or parameter at fault.
     """
-    if (
-        path.exists()
-        and not (path / "manifest.json").is_file()
-        and (not path.is_dir() or any(path.iterdir()))
-    ):
-        raise ExportError(f"{path}: exists and is not a bundle.", "choose another output folder.")
+    _check_place(path)
     progress("tracing forward and backward pass")
     traced = trace(network)
     progress("lowering to ONNX")
@@ -94,6 +90,19 @@ def export_bundle(
         _write_graphs(folder, builder, values, traced, table, scopes)
         write_manifest(folder, _manifest(network, options, table, scopes))
     return open_bundle(path)
+
+
+def _check_place(path: Path) -> None:
+    """Refuse an output that could not be written, before the work; and to replace what is none of
+    ours.
+    """
+    used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if used and not (path / "manifest.json").is_file():
+        raise ExportError(f"{path}: exists and is not a bundle.", "choose another output folder.")
+    if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
+        raise ExportError(
+            f"{path.parent}: not a folder that can be written to.", "create it, or choose another."
+        )
 
 
 def _write_graphs(
