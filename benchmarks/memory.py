@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -29,7 +30,7 @@ def peak_mib(name: str, operation: str, work: Work) -> float:
     """MiB that ``operation``, "step" or "restore", of the peer ``name`` takes at its peak.
 
     Raises:
-        EdgeadaptError: with the last line of the process, if it fails.
+        EdgeadaptError: with the error of the process, if it fails.
     """
     order = json.dumps({"peer": name, "operation": operation, "work": asdict(work)})
     done = subprocess.run(
@@ -41,8 +42,11 @@ def peak_mib(name: str, operation: str, work: Work) -> float:
         env={**os.environ, "PYTHONSAFEPATH": "1"},
     )
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        raise EdgeadaptError(f"the memory of {name} could not be measured: {last}.")
+        reason = _reason(done.stderr) or f"the process ended with {done.returncode}"
+        raise EdgeadaptError(
+            f"the memory of {name} could not be measured ({reason}).",
+            "--no-memory measures time alone.",
+        )
     return float(json.loads(done.stdout)["peak_bytes"]) / 2**20
 
 
@@ -57,6 +61,13 @@ def measure(name: str, operation: str, work: Work) -> int:
     for _ in range(_CALLS):
         getattr(peer, operation)()
     return _peak_bytes() - before
+
+
+def _reason(traceback: str) -> str:
+    """The line that names the exception; some libraries print advice below it."""
+    lines = traceback.strip().splitlines()
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (named or lines or [""])[-1].rstrip(".")[:300]
 
 
 def _mark_bytes() -> int:

@@ -54,7 +54,9 @@ class TorchPeer:
         self._optimizer = _optimizer(bundle, self._parameters)
         self._loss, self._restore = network.adaptation_loss, network.restore
         if compiled:
-            self._loss, self._restore = torch.compile(self._loss), torch.compile(self._restore)
+            # For this size alone: that is quickest, and with symbolic ones the compiler can fail.
+            self._loss = torch.compile(self._loss, dynamic=False)
+            self._restore = torch.compile(self._restore, dynamic=False)
 
     def step(self) -> float:
         """Forward, loss, backward and update."""

@@ -182,7 +182,7 @@ def test_memory_is_that_of_a_process_of_its_own(net: Path) -> None:
 
 
 def test_memory_that_cannot_be_measured_is_an_error(net: Path) -> None:
-    with pytest.raises(EdgeadaptError, match=r"memory of nobody .*no backend 'nobody'"):
+    with pytest.raises(EdgeadaptError, match=r"nobody .*Error: there is no backend 'nobody'"):
         peak_mib("nobody", "step", work(net))
 
 
