@@ -34,7 +34,7 @@ IMAGE_BOUND = 1e-4  # absolute, of a range of 2
 # in another layout. In a large image one such pixel is little; in a small one it is not, but the
 # next image has none. A fault is in every image.
 _TRIES = 5
-_PAUSE_SECONDS = 0.02  # threads of the engine before spin for a while after their work
+_PAUSE_SECONDS = 0.1  # threads of the engine before spin for a while after their work
 _TORCH = "torch"
 
 
