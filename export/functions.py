@@ -2,7 +2,7 @@
 
 Each is one node with a meaning in the domain "edgeadapt"; its body, made of standard operators,
 lets any ONNX runtime run the file. The node's attributes say everything; the body is specific to
-them, which is why the name carries them too. docs/bundle.md lists the functions. All of them take
+them, which is why the name carries them too. docs/operators.md lists the functions. All of them take
 images one at a time: N is 1."""
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ def _shifted_product(body: _Body, spec: ConvSpec) -> str:
     A third of the copies that one shift of x for each tap would take, and a product that is nearer
     to square. (Ci / group, group, Co / group, kh, kw).
     """
-    (kh, kw), (dh, dw), (ph, pw) = spec.kernel_shape, spec.dilations, spec.pads
-    sideways = [(pw - i * dw, pw - (kw - 1 - i) * dw) for i in range(kw)]
-    vertical = [(i * dh - ph, (kh - 1 - i) * dh - ph) for i in range(kh)]
+    (kh, kw), (ph, pw) = spec.kernel_shape, spec.pads
+    row, column = spec.dilations
+    sideways = [(pw - i * column, pw - (kw - 1 - i) * column) for i in range(kw)]
+    vertical = [(i * row - ph, (kh - 1 - i) * row - ph) for i in range(kh)]
     columns = _shifts(body, "x", 3, sideways, spec.group)  # (group, kw * Ci / group, H * OW)
     rows = _shifts(body, "grad_y", 2, vertical, spec.group)  # (group, kh * Co / group, H * OW)
     product = body.op("MatMul", columns, body.op("Transpose", rows, perm=[0, 2, 1]))

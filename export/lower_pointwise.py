@@ -14,7 +14,6 @@ from edgeadapt.export.lowering import Lowering, lowers
 _UNARY = {
     "abs": "Abs",
     "neg": "Neg",
-    "sgn": "Sign",
     "sign": "Sign",
     "exp": "Exp",
     "log": "Log",
@@ -53,7 +52,7 @@ def _unary(kind: str) -> Lowering:
 
 
 def _binary(kind: str) -> Lowering:
-    def lowering(graph: GraphBuilder, x: Number, y: Number, *, alpha: Number = 1) -> str:
+    def lowering(graph: GraphBuilder, x: Number, y: Number, alpha: Number = 1) -> str:
         dtype = _common(x, y)
         if kind == "Div" and not dtype.is_floating_point:
             dtype = torch.float32  # PyTorch divides integers to fractions, ONNX does not
@@ -161,16 +160,6 @@ def hardtanh(graph: GraphBuilder, x: Value, low: float = -1.0, high: float = 1.0
     return graph.op("Clip", x, graph.scalar(low, x.dtype), graph.scalar(high, x.dtype))
 
 
-@lowers("aten.clamp_min.default")
-def clamp_min(graph: GraphBuilder, x: Value, low: Number) -> str:
-    return graph.op("Clip", x, graph.scalar(low, x.dtype))
-
-
-@lowers("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
-def masked_fill(graph: GraphBuilder, x: Value, mask: Value, value: Number) -> str:
-    return graph.op("Where", mask, graph.scalar(value, x.dtype), x)
-
-
 @lowers("aten.rsqrt.default")
 def reciprocal_square_root(graph: GraphBuilder, x: Value) -> str:
     return graph.op("Reciprocal", graph.op("Sqrt", x))
@@ -215,7 +204,7 @@ def clamp(
     return graph.op("Clip", x, *bounds)
 
 
-@lowers("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf")
+@lowers("aten.where.self")
 def where(graph: GraphBuilder, condition: Value, x: Number, y: Number) -> str:
     dtype = _common(x, y)
     return graph.op("Where", condition, graph.scalar(x, dtype), graph.scalar(y, dtype))

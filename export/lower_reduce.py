@@ -11,11 +11,6 @@ from edgeadapt.export.graph import GraphBuilder, Size, Value, onnx_dtype
 from edgeadapt.export.lowering import lowers
 
 
-@lowers("aten.sum.default")
-def total(graph: GraphBuilder, x: Value, *, dtype: torch.dtype | None = None) -> str:
-    return graph.op("ReduceSum", _summands(graph, x, dtype), keepdims=0)
-
-
 @lowers("aten.sum.dim_IntList")
 def sum_over(
     graph: GraphBuilder,

@@ -19,7 +19,6 @@ _END = np.iinfo(np.int64).max
     "aten.alias.default",
     "aten.clone.default",
     "aten.lift_fresh_copy.default",
-    "aten.contiguous.default",
 )
 def same(graph: GraphBuilder, x: Value, **_: Any) -> Value:
     return x
@@ -122,19 +121,12 @@ def _sum(graph: GraphBuilder, a: Size, b: Size) -> Size:
     return Value(graph.op("Add", graph.sizes([a]), graph.sizes([b])), None)
 
 
-@lowers("aten.split.Tensor")
-def split_evenly(graph: GraphBuilder, x: Value, size: int, axis: int = 0) -> list[str]:
-    whole = int(x.meta.shape[axis])
-    sizes: list[Size] = [min(size, whole - begin) for begin in range(0, whole, size)]
-    return split(graph, x, sizes, axis)
-
-
 @lowers("operator.getitem")
 def item(graph: GraphBuilder, values: list[Value], index: int) -> Value:
     return values[index]
 
 
-@lowers("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
+@lowers("aten.view.default")
 def view(graph: GraphBuilder, x: Value, shape: list[Size]) -> str:
     return graph.op("Reshape", x, graph.sizes(shape), allowzero=1)
 
@@ -149,29 +141,15 @@ def permute(graph: GraphBuilder, x: Value, axes: list[int]) -> str:
     return graph.op("Transpose", x, perm=[axis % x.rank for axis in axes])
 
 
-@lowers("aten.t.default")
-def transpose_matrix(graph: GraphBuilder, x: Value) -> str:
-    return graph.op("Transpose", x)
-
-
-@lowers("aten.transpose.int")
-def transpose(graph: GraphBuilder, x: Value, first: int, second: int) -> str:
-    axes = list(range(x.rank))
-    axes[first], axes[second] = axes[second], axes[first]
-    return graph.op("Transpose", x, perm=axes)
-
-
 @lowers("aten.unsqueeze.default")
 def unsqueeze(graph: GraphBuilder, x: Value, axis: int) -> str:
     return graph.op("Unsqueeze", x, graph.ints(axis))
 
 
-@lowers("aten.squeeze.dim", "aten.squeeze.dims")
-def squeeze(graph: GraphBuilder, x: Value, axes: int | list[int]) -> str | Value:
-    listed = [axes] if isinstance(axes, int) else axes
-    ones = [
-        axis for axis in listed if x.meta.shape[axis] == 1
-    ]  # PyTorch leaves other axes as they are
+@lowers("aten.squeeze.dims")
+def squeeze(graph: GraphBuilder, x: Value, axes: list[int]) -> str | Value:
+    # PyTorch leaves other axes as they are.
+    ones = [axis for axis in axes if x.meta.shape[axis] == 1]
     return graph.op("Squeeze", x, graph.ints(*ones)) if ones else x
 
 

@@ -6,7 +6,7 @@ without one is an `ExportError` that names it and the line of the model it comes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -42,6 +42,19 @@ def lowers(*operators: str) -> Callable[[_L], _L]:
     return register
 
 
+def lowerings() -> Mapping[str, Lowering]:
+    """Every lowering there is, by the operator's name."""
+    from edgeadapt.export import (  # noqa: F401  they register themselves
+        lower_conv,
+        lower_pad,
+        lower_pointwise,
+        lower_reduce,
+        lower_shape,
+    )
+
+    return LOWERINGS
+
+
 def lower(trace: Trace) -> tuple[GraphBuilder, dict[str, str]]:
     """Lower a whole trace. Returns the builder and, for each output of the trace, the name of its
     value.
@@ -49,9 +62,7 @@ def lower(trace: Trace) -> tuple[GraphBuilder, dict[str, str]]:
     Raises:
         ExportError: listing every operator that has no lowering.
     """
-    from edgeadapt.export import lower_conv, lower_pad, lower_pointwise, lower_reduce, lower_shape  # noqa: F401  they register themselves
-
-    _refuse_unknown(trace)
+    _refuse_unknown(trace, lowerings())
     graph = GraphBuilder()
     values: dict[fx.Node, Any] = {
         node: Value(name, node.meta["val"]) for node, name in trace.inputs.items()
@@ -68,18 +79,17 @@ def lower(trace: Trace) -> tuple[GraphBuilder, dict[str, str]]:
 
 
 def _lower_node(graph: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    name = operator_name(node)
     arguments = fx.node.map_arg(node.args, lambda other: values[other])
     options = fx.node.map_arg(node.kwargs, lambda other: values[other])
     try:
-        result = LOWERINGS[_operator(node)](graph, *arguments, **options)
+        result = LOWERINGS[name](graph, *arguments, **options)
     except ExportError as error:
-        raise ExportError(
-            f"{_operator(node)} {_source(node)}: {error.message}", error.hint
-        ) from error
+        raise ExportError(f"{name} {_source(node)}: {error.message}", error.hint) from error
     except Exception as error:  # arguments the lowering was not written for
         shown = ", ".join(str(argument) for argument in [*node.args, *node.kwargs])
         raise ExportError(
-            f"{_operator(node)} {_source(node)} has no ONNX lowering for the arguments ({shown}).",
+            f"{name} {_source(node)} has no ONNX lowering for the arguments ({shown}).",
             _HINT,
         ) from error
     if isinstance(result, list):
@@ -87,11 +97,11 @@ def _lower_node(graph: GraphBuilder, node: fx.Node, values: dict[fx.Node, Any]) 
     return Value(result.name if isinstance(result, Value) else result, node.meta["val"])
 
 
-def _refuse_unknown(trace: Trace) -> None:
+def _refuse_unknown(trace: Trace, known: Mapping[str, Lowering]) -> None:
     unknown: dict[str, fx.Node] = {}
     for node in trace.graph.nodes:
-        if node.op == "call_function" and _operator(node) not in LOWERINGS:
-            unknown.setdefault(_operator(node), node)
+        if node.op == "call_function" and operator_name(node) not in known:
+            unknown.setdefault(operator_name(node), node)
     if unknown:
         places = "; ".join(f"{name} {_source(node)}" for name, node in unknown.items())
         raise ExportError(
@@ -100,7 +110,8 @@ def _refuse_unknown(trace: Trace) -> None:
         )
 
 
-def _operator(node: fx.Node) -> str:
+def operator_name(node: fx.Node) -> str:
+    """What the lowering of ``node`` is registered under, such as "aten.cat.default"."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         return str(target)

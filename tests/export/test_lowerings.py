@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeadapt.export import exporter
+from edgeadapt.export.lowering import lowerings, operator_name
+from edgeadapt.export.trace import Trace, trace
 from support.exporting import Around, Sum, assert_exported
 
 Make = Callable[[], nn.Module]
@@ -99,6 +103,8 @@ def arithmetic() -> nn.Module:
         lambda x: (x.square() + 0.1) ** 0.75,
         lambda x: x / 3,
         lambda x: torch.rsub(x, x.square(), alpha=2),
+        lambda x: torch.ops.aten.sub.Scalar(x.square(), 0.5, 2),
+        lambda x: torch.ops.aten.alias(x.square()),
     )
 
 
@@ -135,6 +141,7 @@ def comparisons() -> nn.Module:
         lambda x: x.masked_fill(x > 0.3, 0.3),
         lambda x: torch.maximum(x, x.flip(1)),
         lambda x: torch.minimum(x, 0.5 * x.flip(1)),
+        lambda x: torch.where((x <= x.flip(1)) | (x != x.flip(2)), x, 0.0),
         lambda x: x * torch.sign(x),
         lambda x: x * torch.floor(x) + x * torch.round(2 * x),
     )
@@ -443,6 +450,25 @@ def odd_parameters() -> nn.Module:
     return Odd()
 
 
+@cache
+def traced(name: str) -> tuple[nn.Module, Trace]:
+    """A network and its trace, which takes most of the time of its export."""
+    made = NETWORKS[name]()
+    return made, trace(made)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_operators(name: str, tmp_path: Path):
-    assert_exported(NETWORKS[name](), tmp_path / "x.bundle")
+def test_operators(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made, found = traced(name)
+    monkeypatch.setattr(exporter, "trace", lambda _: found)
+    assert_exported(made, tmp_path / "x.bundle")
+
+
+def test_every_lowering_is_tested_above():
+    used = {
+        operator_name(node)
+        for name in NETWORKS
+        for node in traced(name)[1].graph.nodes
+        if node.op == "call_function"
+    }
+    assert used == lowerings().keys()
