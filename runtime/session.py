@@ -124,17 +124,22 @@ class Session:
         Raises:
             ArrayError, BundleError, ConfigError: if image, scope, or a number is not right; nothing
                 has changed then.
-            BackendError: if the engine fails or the session is closed.
+            BackendError: if the engine fails or the session is closed. Whatever stops the steps
+                half-way, Ctrl-C too, the weights are the bundle's then.
         """
         steps = _checked_steps(self.bundle.manifest.adaptation.steps if steps is None else steps)
         optimizer = make_optimizer(self.bundle, self._weights, self._gradients, scope, step_size)
         frame = self._load("adapt", image)
         self._gradients.fill(0.0)  # what another scope left must not reach this optimizer
         engine = self._engine_or_raise()
-        if steps:
-            engine.prepare(scope)
         trace = _Trace(engine, frame, image, keep_steps, plain=self._pristine)
-        fault = self._take_steps(trace, optimizer, steps, scope)
+        try:
+            if steps:
+                engine.prepare(scope)
+            fault = self._take_steps(trace, optimizer, steps, scope)
+        except BaseException:  # also Ctrl-C and want of memory: half an adaptation must not stay
+            self.reset()
+            raise
         if fault:
             self.reset()
         return Adaptation(

@@ -15,6 +15,7 @@ from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ArrayError, BackendError, BundleError, ConfigError, WeightsError
 from edgeadapt.image import from_network, to_network
 from edgeadapt.runtime import session as session_module
+from edgeadapt.runtime.optimizer import Sgd
 from edgeadapt.runtime.session import Session
 from support.tiny_bundle import SCOPES, evaluate, random_parameters, write_tiny_bundle
 
@@ -242,6 +243,33 @@ def test_each_thing_that_is_not_finite_is_found(
     }
     assert done.reverted == expected[what]
     assert np.array_equal(session.weights, session.bundle.weights())
+
+
+@pytest.mark.parametrize("where", ["prepare", "gradients", "loss", "step"])
+@pytest.mark.parametrize("error", [BackendError("it failed."), KeyboardInterrupt(), MemoryError()])
+def test_what_stops_the_steps_half_way_leaves_the_bundles_weights(
+    session: Session, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
+) -> None:
+    session.adapt(photo(), steps=1)
+    engine = session._engine
+    assert engine is not None
+    place: object = Sgd if where == "step" else engine
+    whole, calls = getattr(place, where), []
+
+    def stops(*arguments: object) -> object:
+        calls.append(arguments)
+        result = whole(*arguments)
+        if len(calls) == (2 if where in ("gradients", "step") else 1):
+            raise error
+        return result
+
+    monkeypatch.setattr(place, where, stops)
+    with pytest.raises(type(error)):
+        session.adapt(photo(), steps=3)
+    monkeypatch.undo()
+    assert np.array_equal(session.weights, session.bundle.weights())
+    monkeypatch.setattr(engine, "restore", lambda frame: frame.restored.fill(1.0))  # white
+    assert (session.restore(photo()) == 255).all()  # plain inference again, by its own graph
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
