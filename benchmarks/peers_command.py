@@ -6,7 +6,6 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edgeadapt.benchmarks.memory import peak_mib
 from edgeadapt.benchmarks.peers import Work
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, ConfigError
+from edgeadapt.export.trust import trusted_factory
 from edgeadapt.runtime.backends import BACKENDS, open_backend
 from edgeadapt.runtime.report import console, print_json, print_table
 
@@ -77,15 +77,15 @@ def peers(
     opened.scope(scope)  # refuses a wrong one before the work
     if out is not None and out.exists() and _header(out) != _COLUMNS:
         raise ConfigError(f"{out}: is a table of something else.", "choose another output.")
-    reason = _why_no_torch(opened, model)
-    if reason:
-        console(stderr=True).print(f"Only edgeadapt is measured: {reason}.")
-    names = [*_backends(opened), *([] if reason else measuring.torch_names(compiled))]
-    factory = model or opened.manifest.model.factory
+    factory, reason = trusted_factory(opened.manifest.model, model)
+    if factory is None:
+        # The reason may quote the bundle: no markup.
+        console(stderr=True).print(f"Only edgeadapt is measured: {reason}.", markup=False)
+    names = [*_backends(opened), *([] if factory is None else measuring.torch_names(compiled))]
     rows = []
     for height, width in sizes:
         cores = threads or usable_cores()
-        work = Work(str(opened.path), height, width, scope, cores, factory)
+        work = Work(str(opened.path), height, width, scope, cores, factory or "")
         # Memory first: nothing else is open then.
         rows += _measure(opened, names, work, repeats, _peaks(names, work) if memory else {})
     if out is not None:
@@ -94,16 +94,6 @@ def peers(
         print_json(rows)
     else:
         _print(rows)
-
-
-def _why_no_torch(bundle: Bundle, model: str | None) -> str:
-    if find_spec("torch") is None:
-        return "PyTorch is not installed"
-    factory = bundle.manifest.model.factory
-    if model is None and not factory.startswith("edgeadapt."):
-        # A bundle may come from anyone: code it names is run only when the user names it too.
-        return f"the network's factory is {factory}; say --model {factory} if you trust that code"
-    return ""
 
 
 def _backends(bundle: Bundle) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import ConfigError, ExportError
 from edgeadapt.export.check import Finding, Graphs, compare, failures, same_weights
+from edgeadapt.export.trust import trusted_factory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,16 +127,12 @@ def check(
 
 def _network(bundle: Bundle, model: str | None) -> tuple[nn.Module | None, str]:
     """The bundle's network rebuilt in PyTorch, or the reason why it is not."""
-    if find_spec("torch") is None:
-        return None, "PyTorch is not installed"
-    described = bundle.manifest.model
-    factory = model or described.factory
-    if model is None and not factory.startswith("edgeadapt."):
-        # A bundle may come from anyone: code it names is run only when the user names it too.
-        return None, f"its factory is {factory}; say --model {factory} if you trust that code"
+    factory, reason = trusted_factory(bundle.manifest.model, model)
+    if factory is None:
+        return None, reason
     from edgeadapt.export.source import build
 
-    return build(factory, described.options), ""
+    return build(factory, bundle.manifest.model.options), ""
 
 
 def _compare_weights(bundle: Bundle, network: nn.Module, checkpoint: Path) -> str:

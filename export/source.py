@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from edgeadapt.bundle import Adaptation, Model
 from edgeadapt.errors import EdgeadaptError, ExportError
+from edgeadapt.export.trust import DEBLUR_FACTORY
 
-DEBLUR_FACTORY = "edgeadapt.training.network:build"
 CHECKPOINT_READER = "edgeadapt.training.checkpoint:load_network"
 PAPER_ADAPTATION = Adaptation(steps=5, optimizer="sgd", step_size=2.5e-5)  # Chi et al., section 4
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgeadapt.benchmarks import peers, peers_command
+from edgeadapt.benchmarks import peers
 from edgeadapt.benchmarks.memory import measure, peak_mib
 from edgeadapt.benchmarks.peers import Peer, Work, make_peers, time_in_turn, torch_names
 from edgeadapt.bundle import Adaptation, Bundle, Model, open_bundle
 from edgeadapt.cli import main
 from edgeadapt.errors import EdgeadaptError
+from edgeadapt.export import trust
 from edgeadapt.export.exporter import ExportOptions, export_bundle
 from edgeadapt.runtime.backends import BACKENDS
 from edgeadapt.training.network import build
@@ -161,7 +162,7 @@ def test_without_torch_this_runtime_alone_is_measured(
     captured = capsys.readouterr()
     assert "the network's factory is nowhere:tiny" in captured.err
     assert {row["peer"] for row in json.loads(captured.out)} == set(BACKENDS)
-    monkeypatch.setattr(peers_command, "find_spec", lambda name: None)
+    monkeypatch.setattr(trust, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "edgeadapt.benchmarks.torch_peer", None)
     assert main(["bench", "peers", str(net), *arguments]) == 0
     captured = capsys.readouterr()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgeadapt.bundle import open_bundle
 from edgeadapt.cli import main
-from edgeadapt.export import commands, exporter
+from edgeadapt.export import exporter, trust
 from edgeadapt.testing import photo
 from edgeadapt.training.checkpoint import Checkpoint, save_checkpoint
 from edgeadapt.training.network import DeblurNet
@@ -220,7 +220,10 @@ def test_code_that_a_bundle_names_is_not_run(foreign: tuple[Path, Path, Path], c
     capsys.readouterr()
     assert run("check", bundle) == 0
     text = capsys.readouterr().out
-    assert f"Not compared with PyTorch: its factory is {file}:make; say --model {file}:make" in text
+    assert (
+        f"Not compared with PyTorch: the network's factory is {file}:make; say --model {file}:make"
+        in text
+    )
     assert not marker.exists()
     assert run("check", bundle, "--checkpoint", file) == 2
     assert "was not compared" in error(capsys)
@@ -233,7 +236,7 @@ def test_code_that_a_bundle_names_is_not_run(foreign: tuple[Path, Path, Path], c
 def test_without_torch_hashes_and_graphs_are_checked(
     trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: Output
 ):
-    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    monkeypatch.setattr(trust, "find_spec", lambda name: None)
     assert run("check", trained[1]) == 0
     text = capsys.readouterr().out
     assert "every graph opens." in text
