@@ -18,7 +18,7 @@ class Frame:
     """The image at work and where its result goes: float32 (1, 3, H, W) in [-1, 1], contiguous.
 
     A backend may keep what it derives from a frame (bindings, plans) for as long as it is given the
-    same object.
+    same object, but not the frame itself: the session frees it when another size comes.
     """
 
     image: F32

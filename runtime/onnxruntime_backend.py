@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,17 +95,19 @@ class _Call:
         self._run_options = onnxruntime.RunOptions()
         self._run_options.log_severity_level = _QUIET
         self._run_options.only_execute_path_to_fetches = True
-        self._frame: Frame | None = None  # held, because the binding has only its address
+        # Not held: the session frees a frame before it makes one of another size, and would have
+        # two in memory if a binding that is not in use kept the first.
+        self._frame: weakref.ref[Frame] | None = None
         for name, array in inputs.items():
             self._binding.bind_input(name, *_memory(array))
         for name, array in outputs.items():
             self._binding.bind_output(name, *_memory(array))
 
     def run(self, frame: Frame) -> None:
-        if frame is not self._frame:
+        if self._frame is None or self._frame() is not frame:
             self._binding.bind_input("image", *_memory(frame.image))
             self._binding.bind_output("restored", *_memory(frame.restored))
-            self._frame = frame
+            self._frame = weakref.ref(frame)
         try:
             self._engine.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:  # the library's errors share no base class

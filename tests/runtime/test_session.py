@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 import tracemalloc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,29 @@ def test_a_step_makes_no_array(session: Session) -> None:
         tracemalloc.stop()
     # The way in takes one channel's worth of floats and indices; five more steps take nothing.
     assert peaks[2] < peaks[1] + 10_000
+
+
+def test_nothing_keeps_the_image_of_a_former_size(session: Session) -> None:
+    session.restore(photo(200, 200))  # plain inference, a step, the loss, the adapted network
+    session.adapt(photo(200, 200), steps=1)
+    session.restore(photo(200, 200))
+    assert session._frame is not None
+    former = [weakref.ref(array) for array in (session._frame.image, session._frame.restored)]
+    at_work = []
+    whole, small = np.empty, photo(12, 12)
+
+    def empty(*arguments: object) -> np.ndarray:
+        at_work.append([reference() is None for reference in former])
+        return whole(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module.np, "empty", empty)
+        session.restore(small)  # only one of the four ways to run a graph sees this size
+    assert at_work[0] == [True, True]  # freed before the new one is made
+    session.restore(photo(200, 200))
+    former = [weakref.ref(session._frame)]
+    session.close()
+    assert former[0]() is None
 
 
 def test_weights_go_to_a_file_and_come_back(session: Session, tiny: Path, tmp_path: Path) -> None:
