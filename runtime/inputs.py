@@ -30,14 +30,13 @@ def plan(
 ) -> list[Job]:
     """What to read and what to write.
 
-    ``out`` is a file if there is one input and it has an image's suffix; else a folder, where each
-    input becomes `NAME.png`. ``kept_steps`` is the number of images that are written beside each
-    result.
+    ``out`` is a file if it has a suffix, is no folder yet and ends in no slash, which takes one
+    input and an image's suffix; else it is a folder, where each input becomes `NAME.png`.
+    ``kept_steps`` is the number of images that are written beside each result.
 
     Raises:
         ImageError: if an input or reference is missing, two results would have one name, a result
-            would overwrite
-            something that is read, or the output cannot be written.
+            would overwrite something that is read, or the output cannot be written.
     """
     sources = expand(inputs)
     jobs = [
@@ -47,7 +46,6 @@ def plan(
     written: dict[Path, Path] = {}
     read = {path.resolve() for job in jobs for path in (job.source, job.reference) if path}
     for job in jobs:
-        check_suffix(job.target)
         for target in [job.target, *(job.step_target(step) for step in range(kept_steps))]:
             _claim(target, job.source, written, read)
     for folder in {job.target.parent for job in jobs}:
@@ -88,11 +86,22 @@ def _expand_one(text: str) -> list[Path]:
 
 def _targets(sources: Sequence[Path], out: str) -> list[Path]:
     path = Path(out)
-    one_file = len(sources) == 1 and path.suffix.lower() in SUFFIXES and not path.is_dir()
-    if one_file and not out.endswith(("/", os.sep)):
+    if path.suffix and not path.is_dir() and not out.endswith(("/", os.sep)):
+        _check_file(path, len(sources))
         return [path]
     # PNG whatever came in: a restored image should not be put through JPEG again.
     return [path / f"{source.stem}.png" for source in sources]
+
+
+def _check_file(path: Path, count: int) -> None:
+    """Refuse a file's name that cannot take ``count`` images: as a folder it would surprise."""
+    hint = f"end the name of a folder with a slash: {path}/"
+    if count > 1:
+        raise ImageError(f"{path}: is a file's name, for {count} images.", hint)
+    try:
+        check_suffix(path)
+    except ImageError as error:
+        raise ImageError(error.message, f"{error.hint.rstrip('.')}, or {hint}") from None
 
 
 def _reference(source: Path, reference: str | None, count: int) -> Path | None:

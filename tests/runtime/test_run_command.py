@@ -87,6 +87,16 @@ def test_the_json_document(tiny: Path, photos: Path, tmp_path: Path, capsys: Out
     assert image["before"] is None
 
 
+@pytest.mark.parametrize("out", ["v1.2/", "there.png", "plain"])
+def test_a_folders_name_may_have_a_suffix(
+    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.png").mkdir()
+    assert run(tiny, photos / "a.png", photos / "b.bmp", "-o", out, "--steps", 0) == 0
+    assert names(tmp_path / out) == ["a.png", "b.png"]
+
+
 def test_kept_steps_lie_beside_the_result(tiny: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "o"
     assert run(tiny, photos / "a.png", "-o", out, "--steps", 2, "--keep-steps") == 0
