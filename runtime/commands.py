@@ -109,7 +109,7 @@ def info(bundle: str, as_json: bool) -> None:
 @click.option("-o", "--out", default="demo", show_default=True, help="Folder for demo.png.")
 @click.option("--bundle", default="default", show_default=True, help="Which network.")
 @_STEPS
-@click.option("--seed", type=int, default=0, show_default=True, help="Which blur.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which blur.")
 @_BACKEND
 @_THREADS
 def demo(

@@ -46,6 +46,11 @@ def test_the_picture_and_the_table_show_what_was_measured(
     assert f"wrote {out / 'demo.png'}" in text
 
 
+def test_a_seed_below_zero_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--seed", "-1"]) == 2
+    assert "Invalid value for '--seed': -1 is not in the range x>=0" in capsys.readouterr().err
+
+
 def test_the_crop_is_enlarged_two_to_one() -> None:
     images = [np.random.default_rng(i).integers(0, 256, (512, 512, 3), np.uint8) for i in range(2)]
     picture = strip(images, ["a", "b"])
