@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 RESTORE_GRAPH = "restore.onnx"
 LOSS_GRAPH = "loss.onnx"
+# Far above any use. The runtime pads to the one and keeps a value for each of the other, so what is
+# beyond asks for memory that no device has.
+MOST_MULTIPLE = 4096
+MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,22 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` into ``folder`` with the SHA-256 of every other file there.
 
     ``manifest.files`` is ignored.
+
+    Raises:
+        BundleError: if a value is not one of JSON's.
     """
     document = asdict(manifest)
     document["files"] = {
         file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST
     }
-    (folder / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    try:
+        text = json.dumps(document, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:  # only the options of the model can hold anything
+        raise BundleError(
+            f"{MANIFEST}: cannot be written as JSON ({error}).",
+            "give the model options that are JSON values: finite numbers, texts, lists, objects.",
+        ) from error
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -157,8 +171,8 @@ def _disagreement(manifest: Manifest) -> str:
         _bad_parameters(manifest.parameters)
         or _bad_scopes(manifest)
         or _bad_files(manifest)
-        or _bad_image(manifest.image)
-        or _bad_adaptation(manifest)
+        or image_problem(manifest.image)
+        or adaptation_problem(manifest.adaptation, {row.name for row in manifest.parameters})
     )
 
 
@@ -198,22 +212,27 @@ def _bad_files(manifest: Manifest) -> str:
     return f"there is no hash for {', '.join(map(repr, missing))}" if missing else ""
 
 
-def _bad_image(image: ImageContract) -> str:
-    if image.size_multiple < 1:
-        return f"size_multiple must be at least 1, got {image.size_multiple}"
+def image_problem(image: ImageContract) -> str:
+    """What a reader refuses in ``image``; "" if nothing."""
+    if not 1 <= image.size_multiple <= MOST_MULTIPLE:
+        return f"size_multiple must be from 1 to {MOST_MULTIPLE}, got {image.size_multiple}"
     expected = ImageContract(image.size_multiple)
     if image != expected:
         return f"the image must be {_described(expected)}, got {_described(image)}"
     return ""
 
 
-def _bad_adaptation(manifest: Manifest) -> str:
-    adaptation = manifest.adaptation
-    if adaptation.steps < 0:
-        return f"adaptation.steps must be at least 0, got {adaptation.steps}"
+def adaptation_problem(adaptation: Adaptation, parameters: Collection[str]) -> str:
+    """What a reader refuses in ``adaptation`` of a network with these parameters; "" if nothing."""
+    try:
+        _CONVERTER.structure(asdict(adaptation), Adaptation)  # types, and finite numbers
+    except cattrs.BaseValidationError as error:
+        return "adaptation: " + "; ".join(cattrs.transform_error(error, format_exception=_said))
+    if not 0 <= adaptation.steps <= MOST_STEPS:
+        return f"adaptation.steps must be from 0 to {MOST_STEPS}, got {adaptation.steps}"
     if adaptation.optimizer not in ("sgd", "adam"):
         return f"adaptation.optimizer must be sgd or adam, got {adaptation.optimizer!r}"
-    unknown = sorted(set(adaptation.step_sizes) - {row.name for row in manifest.parameters})
+    unknown = sorted(set(adaptation.step_sizes) - set(parameters))
     if unknown:
         return f"adaptation.step_sizes names the unknown parameter {unknown[0]!r}"
     for value in (adaptation.step_size, *adaptation.step_sizes.values()):
