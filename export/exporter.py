@@ -4,7 +4,6 @@ one for each scope.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -36,13 +35,15 @@ from edgeadapt.bundle import (
     safetensors_layout,
     write_manifest,
 )
-from edgeadapt.errors import ExportError
+from edgeadapt.errors import BundleError, ExportError
 from edgeadapt.export.cut import cut
 from edgeadapt.export.graph import GraphBuilder
 from edgeadapt.export.lowering import lower
-from edgeadapt.export.trace import Trace, trace
+from edgeadapt.export.place import check_place
+from edgeadapt.export.trace import Trace, check_adaptable, trace
 from edgeadapt.files import atomic_folder
 from edgeadapt.graphs import GRADIENT_PREFIX
+from edgeadapt.manifest import adaptation_problem, image_problem
 
 BUILT_IN_SCOPES = ("all", "heads", "bias")
 Progress = Callable[[str], None]
@@ -67,13 +68,15 @@ def export_bundle(
     """Export ``network`` (an `edgeadapt.export.trace.Adaptable`) to the folder ``path``, replacing
     a bundle there.
 
-    ``progress`` is called with a few words before each stage. Nothing is left at ``path`` if a
-    stage fails.
+    ``progress`` is called with a few words before each stage. What was at ``path`` stays as it was
+    until the new bundle has been read and found sound.
 
     Raises:
-        ExportError: naming the operator, scope or parameter at fault.
+        ExportError: naming the output, value, operator, scope or parameter at fault.
     """
-    _check_place(path)
+    check_place(path)
+    check_adaptable(network)
+    _check_values(network, options.adaptation)
     progress("tracing forward and backward pass")
     traced = trace(network)
     progress("lowering to ONNX")
@@ -89,20 +92,26 @@ def export_bundle(
             )
         _write_graphs(folder, builder, values, traced, table, scopes)
         write_manifest(folder, _manifest(network, options, table, scopes))
-    return open_bundle(path)
+        return _verified(folder, path)  # what fails here is not put in place
 
 
-def _check_place(path: Path) -> None:
-    """Refuse an output that could not be written, before the work; and to replace what is none of
-    ours.
-    """
-    used = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if used and not (path / "manifest.json").is_file():
-        raise ExportError(f"{path}: exists and is not a bundle.", "choose another output folder.")
-    if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
-        raise ExportError(
-            f"{path.parent}: not a folder that can be written to.", "create it, or choose another."
-        )
+def _check_values(network: Any, adaptation: Adaptation) -> None:
+    """Refuse, before the work, values that no reader of the bundle would take."""
+    names = {name for name, _ in network.named_parameters()}
+    image = ImageContract(size_multiple=int(network.size_multiple))
+    problem = adaptation_problem(adaptation, names) or image_problem(image)
+    if problem:
+        raise ExportError(f"{problem}.")
+
+
+def _verified(folder: Path, path: Path) -> Bundle:
+    """The bundle in ``folder``, read and checked, as the one it will be at ``path``."""
+    try:
+        manifest = open_bundle(folder).manifest
+    except BundleError as error:
+        message = error.message.replace(str(folder), str(path))
+        raise ExportError(f"the export cannot be read back: {message}") from error
+    return Bundle(path, manifest)
 
 
 def _write_graphs(
