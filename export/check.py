@@ -195,7 +195,7 @@ def _worst(findings: Sequence[Finding]) -> list[Finding]:
     worst: dict[str, Finding] = {}
     for finding in findings:
         best = worst.setdefault(finding.what, finding)
-        if not finding.value <= best.value:
+        if np.isnan(finding.value) or finding.value > best.value:
             worst[finding.what] = finding
     return list(worst.values())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeadapt.bundle import Bundle, open_bundle
+from edgeadapt.bundle import Adaptation, Bundle, open_bundle
 from edgeadapt.errors import BundleError
+from edgeadapt.export import check
 from edgeadapt.export.check import Finding, Graphs, compare, failures, same_weights, smooth_image
-from edgeadapt.export.reference import Reference, count_kinks
+from edgeadapt.export.reference import Reference, apply_step, count_kinks, make_optimizer
 from edgeadapt.files import sha256
 from edgeadapt.training.network import build
 from support.exporting import export
@@ -187,13 +187,27 @@ def test_a_loss_off_by_a_little_is_found(copied: Path):
     }
 
 
-def test_step_sizes_take_part_in_the_trajectory(sound: Bundle, monkeypatch: pytest.MonkeyPatch):
-    # The same step sizes on both sides: a bundle whose manifest names others is another bundle.
-    sizes = {"scales.0.primary.head.bias": 0.5}
-    adaptation = replace(sound.manifest.adaptation, step_sizes=sizes, optimizer="adam")
-    monkeypatch.setattr(sound, "manifest", replace(sound.manifest, adaptation=adaptation))
-    labels = {finding.what for finding in compare(sound, Reference(network()), steps=1)}
-    assert "1 steps of scope all: weights" in labels
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_trajectory_takes_the_bundles_step_sizes(optimizer: str):
+    adaptation = Adaptation(1, optimizer, 0.5, {"b": 0.25})
+    tensors = {name: torch.zeros(2) for name in ("a", "b", "c")}
+    made = make_optimizer(tensors, adaptation, ("a", "b"))
+    assert type(made) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
+    apply_step(made, tensors, {"a": np.full(2, 2.0), "b": np.full(2, 2.0)})
+    # Adam's first step is the step size, whatever the gradient.
+    expected = {"sgd": (-1.0, -0.5), "adam": (-0.5, -0.25)}[optimizer]
+    assert tensors["a"].tolist() == pytest.approx([expected[0]] * 2)
+    assert tensors["b"].tolist() == pytest.approx([expected[1]] * 2)
+    assert tensors["c"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("values", [(1.0, 2.0, np.nan), (np.nan, 2.0, 1.0), (1.0, np.nan, 2.0)])
+def test_of_several_sizes_the_worst_is_reported(values: tuple[float, ...]):
+    findings = [Finding("x", value, 1.0, note=str(value)) for value in values]
+    (worst,) = check._worst([*findings, Finding("x", 1.5, 1.0)])
+    assert np.isnan(worst.value)
+    (worst,) = check._worst([Finding("x", 1.5, 1.0), Finding("x", 2.5, 1.0)])
+    assert worst.value == 2.5
 
 
 def test_a_graph_that_does_not_open_is_named(copied: Path):

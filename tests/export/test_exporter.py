@@ -147,6 +147,8 @@ def test_one_bundle_serves_every_size(bundle: Bundle):
         image, kinks = smooth_image(Reference(network), height, width)
         assert kinks == 0
         assert_step(graphs.run("adapt.all.onnx", image, weights), network, image)
+        # The other graphs get the weights, this one reads them from their file.
+        assert_step(graphs.run("restore.onnx", image), network, image)
 
 
 def test_two_exports_are_the_same_bytes(bundle: Bundle, tmp_path: Path):

@@ -12,9 +12,8 @@ from edgeadapt.errors import ExportError
 from edgeadapt.export.check import Graphs, smooth_image
 from edgeadapt.export.reference import Reference
 from edgeadapt.export.trace import trace
-from edgeadapt.testing import assert_gradient_close
 from edgeadapt.training.network import build
-from support.exporting import assert_step, differentiate, export, float32_weights
+from support.exporting import assert_step, export, float32_weights
 
 SMALL: dict[str, Any] = {"widths": [4, 6], "n_scales": 2, "blocks": 1, "share_scales": True}
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -64,9 +63,7 @@ def test_every_gradient(switch: str, tmp_path: Path):
     for rows, columns in SIZES:
         image, kinks = smooth_image(Reference(network), rows * multiple, columns * multiple)
         assert kinks == 0, "choose other parameters: a kink lets a gradient jump"
-        _, restored, _ = differentiate(network, image)
-        # The sum of float32 rounding over the layers, of values near 1.
-        assert_gradient_close(graphs.run("restore.onnx", image)["restored"], restored, 1e-5)
+        assert_step(graphs.run("restore.onnx", image), network, image)
         for name in ("loss", *(f"adapt.{scope}" for scope in names)):
             found = graphs.run(f"{name}.onnx", image, float32_weights(network))
             assert_step(found, network, image)
