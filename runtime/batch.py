@@ -57,9 +57,18 @@ def process(session: Session, jobs: Sequence[Job], settings: Settings) -> Iterat
             yield _process_one(session, job, image, reference, before, settings, adapt=due)
             due = False
         except EdgeadaptError as error:
-            yield Result(job, error=str(error))
+            yield Result(job, error=_naming(job, str(error)))
+        except MemoryError:
+            hint = "Hint: give a smaller image or a smaller scope."
+            yield Result(job, error=f"{job.source}: out of memory. {hint}")
         except OSError as error:
             yield Result(job, error=f"{job.target}: cannot be written ({error}).")
+
+
+def _naming(job: Job, text: str) -> str:
+    """``text``, with the image before it unless it begins with one of the job's files."""
+    own = tuple(f"{path}: " for path in (job.source, job.target, job.reference) if path)
+    return text if text.startswith(own) else f"{job.source}: {text}"
 
 
 def _process_one(

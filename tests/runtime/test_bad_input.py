@@ -125,7 +125,10 @@ def test_an_unusual_image_is_converted_and_restored(place: Path, name: str) -> N
         (["good.png", "-o", "out", "--step-size", "nan"], "step_size must be a finite number"),
         (["good.png", "-o", "out", "--reference", "absent"], "--reference must be a file or"),
         (["good.png", "-o", "out", "--reference", "empty"], "0 images are called 'good'"),
-        (["good.png", "-o", "out", "--reference", "tiny.png"], "the reference is 2x2, its image"),
+        (
+            ["good.png", "-o", "out", "--reference", "tiny.png"],
+            "good.png: the reference is 2x2, its",
+        ),
         (["good.png", "-o", "more", "--reference", "ref"], "would overwrite an image that is read"),
         (["good.png", "-o", "out", "--threads", "0"], "Invalid value for '--threads'"),
         (["good.png", "-o", "out", "--backend", "tpu"], "Invalid value for '--backend'"),
