@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edgeadapt.bundle import open_bundle
+from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import ImageError
 from edgeadapt.runtime import report
 from edgeadapt.runtime.backends import AUTO, BACKENDS
@@ -82,14 +82,13 @@ def run(
     count = opened.manifest.adaptation.steps if steps is None else steps
     jobs = plan(inputs, out, reference, kept_steps=count + 1 if keep_steps else 0)
     settings = Settings(count, scope, step_size, every, keep_steps)
-    with Session(opened, backend, threads) as session:
-        results = _with_progress(session, jobs, settings)
-    if as_json:
-        document = {"bundle": str(opened.path), "steps": count, "scope": scope, "every": every}
-        images = [report.result_document(result) for result in results]
-        report.print_json({**document, "step_size": step_size, "images": images})
-    else:
-        report.print_results(results)
+    results: list[Result] = []
+    try:
+        with Session(opened, backend, threads) as session:
+            _with_progress(session, jobs, settings, results)
+    finally:  # Ctrl-C after an hour must not lose what that hour has shown
+        if results:
+            _print_results(opened, settings, results, as_json)
     _raise_failures(results)
 
 
@@ -122,13 +121,25 @@ def demo(
         print_outcome(make_demo(session, Path(out), steps, seed))
 
 
-def _with_progress(session: Session, jobs: list[Job], settings: Settings) -> list[Result]:
-    results = []
+def _with_progress(
+    session: Session, jobs: list[Job], settings: Settings, results: list[Result]
+) -> None:
+    """Append to ``results`` as they come, so that the caller has them whatever happens."""
     with _progress(len(jobs)) as advance:
         for result in process(session, jobs, settings):
             results.append(result)
             advance()
-    return results
+
+
+def _print_results(
+    bundle: Bundle, settings: Settings, results: list[Result], as_json: bool
+) -> None:
+    if not as_json:
+        report.print_results(results)
+        return
+    options = {name: getattr(settings, name) for name in ("steps", "scope", "every", "step_size")}
+    images = [report.result_document(result) for result in results]
+    report.print_json({"bundle": str(bundle.path), **options, "images": images})
 
 
 @contextmanager

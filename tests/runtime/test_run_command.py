@@ -168,6 +168,67 @@ def test_one_bad_image_does_not_stop_the_others(
     assert "b.bmp: the file is empty" in error
 
 
+def test_memory_that_runs_out_is_one_images_failure(
+    tiny: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    adapt = Session.adapt
+
+    def too_large(self: Session, image: np.ndarray, *arguments: Any) -> Any:
+        if image.shape[0] == 22:  # b.bmp
+            raise MemoryError
+        return adapt(self, image, *arguments)
+
+    monkeypatch.setattr(Session, "adapt", too_large)
+    assert run(tiny, photos, "-o", tmp_path / "o") == 2
+    assert names(tmp_path / "o") == ["[bold]d.png", "a.png", "c.png"]
+    captured = capsys.readouterr()
+    assert "a.png" in captured.out
+    assert f"1 of 4 images failed: {photos / 'b.bmp'}: out of memory" in captured.err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_interrupted_run_tells_what_is_done(
+    tiny: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,
+) -> None:
+    restore = Session.restore
+
+    def interrupted(self: Session, image: np.ndarray) -> np.ndarray:
+        if image.shape[0] == 23:  # c.webp
+            raise KeyboardInterrupt
+        return restore(self, image)
+
+    monkeypatch.setattr(Session, "restore", interrupted)
+    options = ["--json"] if as_json else []
+    assert run(tiny, photos, "-o", tmp_path / "o", "--steps", 0, *options) == 130
+    captured = capsys.readouterr()
+    assert "interrupted" in captured.err
+    done = ["[bold]d.tif", "a.png", "b.bmp"]
+    if as_json:
+        images = json.loads(captured.out)["images"]
+        assert [Path(image["input"]).name for image in images] == done
+    assert [name in captured.out for name in (*done, "c.webp")] == [True, True, True, False]
+
+
+def test_a_run_interrupted_before_its_first_image_prints_nothing(
+    tiny: Path, photos: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Session, image: np.ndarray) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "restore", interrupted)
+    assert run(tiny, photos, "-o", tmp_path / "o", "--steps", 0) == 130
+    assert capsys.readouterr().out == ""
+
+
 def test_a_name_that_is_no_text_is_printed(
     tiny: Path, photos: Path, tmp_path: Path, capsys: Output
 ) -> None:
