@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from numbers import Integral
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.errors import BackendError
+from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.runtime.backend import F32, Backend, BackendFactory
 
 # Name -> (where its factory is, how to install what it needs); the first that imports is what
@@ -27,16 +28,13 @@ def open_backend(
     Raises:
         BackendError: if there is no such backend, its library is not installed, or it cannot run
             the bundle.
+        ConfigError: if ``threads`` is no whole number from 1 up.
     """
-    if name != AUTO and name not in BACKENDS:
+    if name not in [AUTO, *BACKENDS]:
         raise BackendError(
             f"there is no backend {name!r}.", f"use one of {', '.join([AUTO, *BACKENDS])}."
         )
-    if threads is not None and threads < 1:
-        raise BackendError(
-            f"threads must be at least 1, got {threads}.", "leave it out for the engine's choice."
-        )
-    return _factory(name)(bundle, weights, gradients, threads)
+    return _factory(name)(bundle, weights, gradients, _checked_threads(threads))
 
 
 def _factory(name: str) -> BackendFactory:
@@ -53,3 +51,14 @@ def _factory(name: str) -> BackendFactory:
         f"no backend can be loaded: {'; '.join(text for text, _ in missing)}.",
         f"install one: {' or '.join(install for _, install in missing)}.",
     )
+
+
+def _checked_threads(threads: object) -> int | None:
+    if threads is None:
+        return None
+    if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
+        raise ConfigError(
+            f"threads must be a whole number, at least 1, got {threads!r}.",
+            "leave it out for the engine's choice.",
+        )
+    return int(threads)

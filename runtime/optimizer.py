@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Protocol
 
 import numpy as np
@@ -94,11 +95,11 @@ def flat_step_sizes(bundle: Bundle, scope: str, step_size: float | None) -> F32:
     the common one. A number replaces them all.
 
     Raises:
-        ConfigError: if ``step_size`` is negative or not finite as a float32.
+        ConfigError: if ``step_size`` is no number, negative, or not finite as a float32.
     """
-    if step_size is not None and not 0.0 <= step_size <= float(np.finfo(np.float32).max):
+    if step_size is not None and not _is_step_size(step_size):
         raise ConfigError(
-            f"step_size must be a finite number, at least 0, got {step_size}.",
+            f"step_size must be a finite number, at least 0, got {step_size!r}.",
             f"leave it out for the bundle's own, {bundle.manifest.adaptation.step_size:g}.",
         )
     adaptation = bundle.manifest.adaptation
@@ -108,3 +109,9 @@ def flat_step_sizes(bundle: Bundle, scope: str, step_size: float | None) -> F32:
         learned = adaptation.step_sizes.get(name, adaptation.step_size)
         result[offsets[name]] = learned if step_size is None else step_size
     return result
+
+
+def _is_step_size(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return 0.0 <= float(value) <= float(np.finfo(np.float32).max)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeadapt.bundle import Bundle, ImageContract, open_bundle
-from edgeadapt.errors import BackendError, ConfigError
+from edgeadapt.errors import BackendError, BundleError, ConfigError
 from edgeadapt.image import check_frame, from_network, padded_size, to_network
 from edgeadapt.runtime import weights_file
 from edgeadapt.runtime.backend import F32, Backend, Frame
@@ -58,12 +58,13 @@ class Session:
     Raises:
         BundleError: if the bundle is not sound.
         BackendError: if the backend is unknown or not installed.
+        ConfigError: if ``threads`` is no whole number from 1 up.
     """
 
     def __init__(
         self, bundle: str | Path | Bundle, backend: str = "auto", threads: int | None = None
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        self.bundle = _opened(bundle)
         self._original = self.bundle.weights()
         self._weights = self._original.copy()
         self._gradients = np.zeros_like(self._weights)
@@ -276,6 +277,17 @@ def _is_finite(array: F32) -> bool:
     """Whether every element is finite; unlike np.isfinite(array).all() this makes no array."""
     with np.errstate(invalid="ignore"):
         return math.isfinite(array.min()) and math.isfinite(array.max())
+
+
+def _opened(bundle: object) -> Bundle:
+    if isinstance(bundle, Bundle):
+        return bundle
+    if not isinstance(bundle, (str, Path)):
+        raise BundleError(
+            f"Session: bundle must be a path or a Bundle, got {bundle!r}.",
+            'give the folder that `edgeadapt export` wrote, or "default".',
+        )
+    return open_bundle(bundle)
 
 
 def _checked_steps(steps: object) -> int:

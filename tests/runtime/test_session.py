@@ -5,6 +5,7 @@ import re
 import tracemalloc
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,6 +304,11 @@ def test_what_is_no_image_is_refused_by_name(session: Session, operation: str) -
         ({"steps": 1.5}, ConfigError, "got 1.5"),
         ({"steps": True}, ConfigError, "got True"),
         ({"step_size": math.nan}, ConfigError, "step_size must be a finite number"),
+        ({"step_size": "x"}, ConfigError, "step_size must be a finite number, at least 0, got 'x'"),
+        ({"step_size": True}, ConfigError, "got True"),
+        ({"step_size": np.full(2, 0.1)}, ConfigError, r"got array\(\[0.1, 0.1\]\)"),
+        ({"step_size": -1}, ConfigError, "got -1"),
+        ({"scope": ["all"]}, BundleError, r"no adaptation scope \['all'\]"),
         ({"scope": "none"}, BundleError, "no adaptation scope 'none'"),
     ],
 )
@@ -313,6 +319,34 @@ def test_a_refused_call_changes_nothing(
     with pytest.raises(error, match=message):
         session.adapt(photo(), **options)
     assert np.array_equal(session.weights, before)
+
+
+@pytest.mark.parametrize("step_size", [1, np.float32(0.1), np.float64(0.1)])
+def test_any_number_is_a_step_size(session: Session, step_size: float) -> None:
+    losses, _ = reference_steps(photo(), "all", 1, float(step_size))
+    # Issue 2: a trajectory's losses within 1e-5 relative.
+    done = session.adapt(photo(), steps=1, step_size=step_size)
+    np.testing.assert_allclose(done.losses, losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"bundle": None}, BundleError, "Session: bundle must be a path or a Bundle, got None"),
+        ({"bundle": 3}, BundleError, "got 3"),
+        ({"threads": 1.5}, ConfigError, "threads must be a whole number, at least 1, got 1.5"),
+        ({"threads": "2"}, ConfigError, "got '2'"),
+        ({"threads": True}, ConfigError, "got True"),
+        ({"threads": 0}, ConfigError, "got 0"),
+        ({"backend": None}, BackendError, "there is no backend None"),
+        ({"backend": ["auto"]}, BackendError, r"there is no backend \['auto'\]"),
+    ],
+)
+def test_a_session_refuses_what_it_cannot_open(
+    tiny: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Session(**{"bundle": tiny, **arguments})
 
 
 def test_a_step_makes_no_array(session: Session) -> None:
