@@ -90,7 +90,9 @@ def export(
 @click.command()
 @click.argument("bundle")
 @click.option(
-    "--checkpoint", type=_PATH, help="Checkpoint or state dict that the weights must equal."
+    "--checkpoint",
+    type=_PATH,
+    help="Checkpoint or state dict that the weights must equal; buffers come from it, too.",
 )
 @click.option("--model", help="Factory of a network that is not edgeadapt's own: file.py:callable.")
 @click.option(
@@ -111,7 +113,7 @@ def check(
     lines = [
         f"{opened.path}: {len(opened.manifest.files)} files have their hashes, every graph opens."
     ]
-    network, reason = _network(opened, model)
+    network, reason = _network(opened, model, checkpoint)
     findings: list[Finding] = []
     if network is None:
         if checkpoint is not None:
@@ -125,14 +127,23 @@ def check(
     return _NOT_WITHIN_BOUNDS if failures(findings) else 0
 
 
-def _network(bundle: Bundle, model: str | None) -> tuple[nn.Module | None, str]:
+def _network(
+    bundle: Bundle, model: str | None, checkpoint: Path | None
+) -> tuple[nn.Module | None, str]:
     """The bundle's network rebuilt in PyTorch, or the reason why it is not."""
     factory, reason = trusted_factory(bundle.manifest.model, model)
     if factory is None:
         return None, reason
     from edgeadapt.export.source import build
 
-    return build(factory, bundle.manifest.model.options), ""
+    network = build(factory, bundle.manifest.model.options)
+    # Statistics of a normalisation, say: the graphs hold them, but the weights file does not, so
+    # the network just built has others.
+    learned = {name for name, _ in network.named_parameters()}
+    buffers = sorted(set(network.state_dict()) - learned)
+    if buffers and checkpoint is None:
+        return None, f"the network has buffers ({buffers[0]}, ...), so it needs --checkpoint"
+    return network, ""
 
 
 def _compare_weights(bundle: Bundle, network: nn.Module, checkpoint: Path) -> str:
