@@ -43,10 +43,9 @@ def read_image(path: Path | str) -> U8:
     """Decode the first image of a file to uint8 (H, W, 3) RGB, upright.
 
     Grayscale, palette, CMYK and 16-bit files are converted and the EXIF orientation is applied. An
-    alpha channel is
-    dropped and the colours below it are kept: laying them over a background would draw an edge that
-    the camera never saw. Pillow's own limit against decompression bombs holds: twice
-    `PIL.Image.MAX_IMAGE_PIXELS`, 179 megapixels.
+    alpha channel is dropped and the colours below it are kept: laying them over a background would
+    draw an edge that the camera never saw. Pillow's own limit against decompression bombs holds:
+    twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 megapixels.
 
     Raises:
         ImageError: if the file is missing, empty, damaged, no image, too large, or holds 32-bit
@@ -56,13 +55,7 @@ def read_image(path: Path | str) -> U8:
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty.", "copy or export it again.")
-        # Pillow warns about odd metadata and from half its size limit on; neither matters to the
-        # pixels.
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return np.ascontiguousarray(_to_rgb(path, upright, image.format or ""))
+        return _decode(path)
     except ImageError:
         raise
     except FileNotFoundError as error:
@@ -185,6 +178,17 @@ def _reflected(size: int, padded: int) -> npt.NDArray[np.intp]:
     period = max(2 * (size - 1), 1)
     index = np.arange(size, padded) % period
     return np.minimum(index, period - index) if size > 1 else index
+
+
+def _decode(path: Path) -> U8:
+    # Pillow warns about odd metadata and, when it opens a file, from half its size limit on;
+    # neither matters to the pixels.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return np.ascontiguousarray(_to_rgb(path, upright, image.format or ""))
 
 
 def _to_rgb(path: Path, image: Image.Image, file_format: str) -> U8:

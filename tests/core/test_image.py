@@ -52,6 +52,15 @@ def test_gray_files_have_three_equal_channels(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "x.png"), np.stack([gray] * 3, axis=2))
 
 
+def test_a_large_image_is_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = noise(12, 13)
+    write_image(tmp_path / "x.png", image)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns from here, refuses from 200
+    assert np.array_equal(read_image(tmp_path / "x.png"), image)
+
+
 def test_alpha_is_dropped_and_the_colour_below_it_kept(tmp_path: Path) -> None:
     image = noise(3, 4)
     alpha = np.array([[0, 1, 128, 255]] * 3, np.uint8)
