@@ -114,7 +114,7 @@ def info(bundle: str, as_json: bool) -> None:
 def demo(
     out: str, bundle: str, steps: int | None, seed: int, backend: str, threads: int | None
 ) -> None:
-    """Blur a photograph, adapt to it, restore it, and write a picture of all four."""
+    """Blur a photograph, adapt to it, restore it, and put them side by side in a picture."""
     from edgeadapt.runtime.demo import make_demo, print_outcome
 
     with Session(bundle, backend, threads) as session:

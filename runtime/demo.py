@@ -16,7 +16,7 @@ from edgeadapt.image import write_image
 from edgeadapt.runtime.inputs import check_writable
 from edgeadapt.runtime.quality import Quality, check_installed, measure
 from edgeadapt.runtime.report import format_quality, print_table, shown
-from edgeadapt.runtime.session import U8, Session
+from edgeadapt.runtime.session import U8, Adaptation, Session
 
 PICTURE = "demo.png"
 _GAP, _CAPTION = 8, 36  # pixels
@@ -29,9 +29,7 @@ class Outcome:
     """What the demo measured and wrote."""
 
     picture: Path
-    plain: Quality  # restored without adaptation
-    adapted: Quality
-    blurred: Quality
+    qualities: dict[str, Quality]  # of each image but the sharp one, by its caption
     losses: tuple[float, ...]
     step_seconds: tuple[float, ...]
     restore_seconds: float
@@ -39,7 +37,7 @@ class Outcome:
 
 
 def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> Outcome:
-    """Run the demo and write ``folder``/demo.png: blurred, K = 0, adapted and sharp.
+    """Run the demo and write ``folder``/demo.png: blurred, K = 0, adapted (unless K is 0), sharp.
 
     Raises:
         EdgeadaptError: if scikit-image is missing or the folder cannot be written.
@@ -55,20 +53,17 @@ def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> O
     begin = perf_counter()
     adapted = session.restore(blurred)
     restore_seconds = perf_counter() - begin
-    measured = [measure(image, sharp) for image in (blurred, plain, adapted)]
-    taken = len(adaptation.step_seconds)
-    captions = ["blurred", "restored, K = 0", f"adapted, K = {taken}"]
-    texts = [
-        f"{text}: {format_quality(m)[0]} dB" for text, m in zip(captions, measured, strict=True)
-    ]
+    images = {"blurred": blurred, "restored, K = 0": plain}
+    if adaptation.steps:
+        images[_adapted_caption(adaptation)] = adapted
+    qualities = {caption: measure(image, sharp) for caption, image in images.items()}
+    texts = [f"{caption}: {format_quality(found)[0]} dB" for caption, found in qualities.items()]
     picture = folder / PICTURE
     folder.mkdir(parents=True, exist_ok=True)
-    write_image(picture, strip([blurred, plain, adapted, sharp], [*texts, "sharp"]))
+    write_image(picture, strip([*images.values(), sharp], [*texts, "sharp"]))
     return Outcome(
         picture,
-        plain=measured[1],
-        adapted=measured[2],
-        blurred=measured[0],
+        qualities,
         losses=adaptation.losses,
         step_seconds=adaptation.step_seconds,
         restore_seconds=restore_seconds,
@@ -99,11 +94,12 @@ def strip(images: list[U8], captions: list[str]) -> U8:
 def print_outcome(outcome: Outcome) -> None:
     """Print the table of the demo and where the picture is."""
     steps = len(outcome.step_seconds)
-    first, last = f"{outcome.losses[0]:.6g}", f"{outcome.losses[-1]:.6g}"
+    # The last image is of the bundle's weights again if the steps were taken back.
+    last = outcome.losses[0 if outcome.reverted else -1]
+    losses = ["-", f"{outcome.losses[0]:.6g}", f"{last:.6g}"]
     rows = [
-        ["blurred", *format_quality(outcome.blurred), "-"],
-        ["restored, K = 0", *format_quality(outcome.plain), first],
-        [f"adapted, K = {steps}", *format_quality(outcome.adapted), last],
+        [caption, *format_quality(quality), loss]
+        for (caption, quality), loss in zip(outcome.qualities.items(), losses, strict=False)
     ]
     print_table(["image", "PSNR dB", "SSIM", "loss"], rows)
     if steps:
@@ -112,6 +108,13 @@ def print_outcome(outcome: Outcome) -> None:
     if outcome.reverted:
         click.echo(f"not adapted: {outcome.reverted}")
     click.echo(f"wrote {shown(outcome.picture)}")
+
+
+def _adapted_caption(adaptation: Adaptation) -> str:
+    taken = len(adaptation.step_seconds)
+    return (
+        f"not adapted, K = {taken} taken back" if adaptation.reverted else f"adapted, K = {taken}"
+    )
 
 
 def _photograph() -> U8:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from edgeadapt.blur import synthesize_blur
 from edgeadapt.blur_parameters import draw_parameters
 from edgeadapt.cli import main
 from edgeadapt.image import read_image
+from edgeadapt.runtime import demo
 from edgeadapt.runtime.demo import strip
 from edgeadapt.runtime.quality import measure
-from edgeadapt.runtime.session import Session
+from edgeadapt.runtime.session import Adaptation, Session
 
 CAPTION, GAP, SIDE = 36, 8, 512
 
@@ -44,6 +46,52 @@ def test_the_picture_and_the_table_show_what_was_measured(
         assert f"{measure(image, sharp).psnr:.2f}" in row
     assert re.search(r"\d+ ms a step, \d+ ms to restore", text)
     assert f"wrote {out / 'demo.png'}" in text
+
+
+@pytest.mark.parametrize(
+    ("steps", "reverted", "rows"),
+    [
+        (0, "", ["blurred", "restored, K = 0"]),
+        (2, "", ["blurred", "restored, K = 0", "adapted, K = 2"]),
+        (2, "the loss rose", ["blurred", "restored, K = 0", "not adapted, K = 2 taken back"]),
+    ],
+)
+def test_only_what_was_adapted_is_called_so(
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    reverted: str,
+    rows: list[str],
+) -> None:
+    captions: list[str] = []
+
+    def kept(images: list[np.ndarray], texts: list[str]) -> np.ndarray:
+        assert len(images) == len(texts)
+        captions.extend(texts)
+        return strip(images, texts)
+
+    adapt = Session.adapt
+
+    def taken_back(self: Session, *arguments: Any) -> Adaptation:
+        done = adapt(self, *arguments)
+        if reverted:
+            self.reset()
+        return replace(done, reverted=reverted)
+
+    monkeypatch.setattr(demo, "strip", kept)
+    monkeypatch.setattr(Session, "adapt", taken_back)
+    with Session(tiny) as session:
+        demo.print_outcome(demo.make_demo(session, tmp_path, steps, 0))
+    assert [caption.split(":")[0] for caption in captions] == [*rows, "sharp"]
+    table = capsys.readouterr().out.splitlines()[1:]
+    assert all(line.startswith(row) for line, row in zip(table, rows, strict=False))
+    assert len([line for line in table if "K = " in line]) == len(rows) - 1
+    losses = [float(line.split()[-1]) for line in table if "K = " in line]
+    assert losses[0] > 0
+    assert (losses[-1] == losses[0]) == (reverted != "" or steps == 0)
+    assert any(line == f"not adapted: {reverted}" for line in table) == bool(reverted)
 
 
 def test_a_seed_below_zero_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
