@@ -12,6 +12,8 @@ from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.errors import BundleError
 
 GRADIENT_PREFIX = "grad."
+Shape = tuple[int | None, ...]  # None: a side of any fixed length
+_SYMBOLIC = 0  # what ONNX has for a side without a length
 
 
 def check_graphs(bundle: Bundle) -> None:
@@ -49,9 +51,11 @@ def _check_graph(bundle: Bundle, name: str, inputs: list[str], outputs: list[str
     try:
         _check_names(file, "inputs", [value.name for value in model.graph.input], inputs)
         _check_names(file, "outputs", [value.name for value in model.graph.output], outputs)
-        shapes = {row.name: row.shape for row in bundle.manifest.parameters}
+        shapes = _shapes(bundle)
         for value in model.graph.input:
-            _check_input(file, value, shapes.get(value.name))
+            _check_value(file, "input", value, shapes[value.name])
+        for value in model.graph.output:
+            _check_value(file, "output", value, shapes[value.name])
         _check_external_data(bundle, file, model)
     except UnicodeDecodeError as error:  # protobuf decodes a string when it is looked at
         raise BundleError(
@@ -70,18 +74,33 @@ def _check_names(file: Path, kind: str, got: list[str], wanted: list[str]) -> No
             )
 
 
-def _check_input(file: Path, value: onnx.ValueInfoProto, shape: tuple[int, ...] | None) -> None:
-    """``shape`` is the parameter's; None for the image, which has symbolic height and width."""
+def _shapes(bundle: Bundle) -> dict[str, Shape]:
+    """The shape of everything that a graph may take or give."""
+    shapes: dict[str, Shape] = {}
+    for row in bundle.manifest.parameters:
+        shapes[row.name] = shapes[GRADIENT_PREFIX + row.name] = row.shape
+    # A fixed side of an image would mean a graph for one image size only.
+    image: Shape = (1, 3, _SYMBOLIC, _SYMBOLIC)
+    return shapes | {"image": image, "restored": image, "loss": (), "loss_terms": (None,)}
+
+
+def _check_value(file: Path, kind: str, value: onnx.ValueInfoProto, shape: Shape) -> None:
     tensor = value.type.tensor_type
-    got = tuple(dim.dim_value for dim in tensor.shape.dim)
-    # A fixed side would mean a graph for one image size only.
-    expected = (1, 3, 0, 0) if shape is None else shape
-    if tensor.elem_type != onnx.TensorProto.FLOAT or got != expected:
+    sides = tuple(dim.dim_value for dim in tensor.shape.dim)
+    # A tensor without a shape has no sides to compare either, but is no scalar.
+    got = str(sides) if tensor.HasField("shape") else "without a shape"
+    same = tensor.HasField("shape") and len(sides) == len(shape)
+    same = same and all(a >= 1 if b is None else a == b for a, b in zip(sides, shape, strict=True))
+    if tensor.elem_type != onnx.TensorProto.FLOAT or not same:
         raise BundleError(
-            f"{file}: input {value.name!r} must be float32 {expected}, got ONNX type "
+            f"{file}: {kind} {value.name!r} must be float32 {_written(shape)}, got ONNX type "
             f"{tensor.elem_type} {got} (0: any).",
             "export the bundle again.",
         )
+
+
+def _written(shape: Shape) -> str:
+    return str(shape).replace("None", "terms")
 
 
 def _check_external_data(bundle: Bundle, file: Path, model: onnx.ModelProto) -> None:
@@ -102,7 +121,11 @@ def _check_external_data(bundle: Bundle, file: Path, model: onnx.ModelProto) -> 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from _graph_tensors(model.graph)
     for function in model.functions:
+        yield from _attribute_tensors(function.attribute_proto)
         yield from _node_tensors(function.node)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -113,13 +136,17 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    """Tensors in the attributes of nodes, and in the graphs that If and Loop carry there."""
     for node in nodes:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in attribute.graphs:
-                yield from _graph_tensors(graph)
-            if attribute.HasField("g"):
-                yield from _graph_tensors(attribute.g)
+        yield from _attribute_tensors(node.attribute)
+
+
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    """Tensors in attributes, and in the graphs that If and Loop carry there."""
+    for attribute in attributes:
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)

@@ -198,7 +198,10 @@ def external(name: str, location: str) -> onnx.TensorProto:
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "unlisted.bin", ""])
-@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph", "function"])
+@pytest.mark.parametrize(
+    "place",
+    ["initializer", "attribute", "subgraph", "function", "default", "training", "training start"],
+)
 def test_external_data_that_points_outside(tiny: Path, location: str, place: str) -> None:
     def edit(model: onnx.ModelProto) -> None:
         tensor = external("evil", location)
@@ -211,9 +214,15 @@ def test_external_data_that_points_outside(tiny: Path, location: str, place: str
             inner = onnx.helper.make_graph([constant], "inner", [], [])
             node = onnx.helper.make_node("If", ["c"], ["u"], then_branch=inner, else_branch=inner)
             model.graph.node.append(node)
+        elif place == "function":
+            model.functions.append(onnx.FunctionProto(name="f", domain="d", node=[constant]))
+        elif place == "default":
+            default = onnx.helper.make_attribute("a", tensor)
+            model.functions.append(onnx.FunctionProto(name="f", attribute_proto=[default]))
+        elif place == "training":
+            model.training_info.add().algorithm.initializer.append(tensor)
         else:
-            function = onnx.FunctionProto(name="f", domain="d", node=[constant])
-            model.functions.append(function)
+            model.training_info.add().initialization.node.append(constant)
 
     edit_graph(tiny, "adapt.all.onnx", edit)
     refused(tiny, r"tensor 'evil' refers to .* not a file of the bundle")
@@ -230,11 +239,19 @@ def test_external_data_with_two_locations(tiny: Path, locations: tuple[str, str]
     refused(tiny, "tensor 'evil'")
 
 
-def set_shape(model: onnx.ModelProto, index: int, sides: list[int]) -> None:
-    shape = model.graph.input[index].type.tensor_type.shape
+def set_shape(value: onnx.ValueInfoProto, sides: list[int]) -> None:
+    shape = value.type.tensor_type.shape
     del shape.dim[:]
     for side in sides:
         shape.dim.add(dim_value=side)
+
+
+def drop_shape(value: onnx.ValueInfoProto) -> None:
+    value.type.tensor_type.ClearField("shape")
+
+
+def set_type(value: onnx.ValueInfoProto, kind: int) -> None:
+    value.type.tensor_type.elem_type = kind
 
 
 GRAPH_EDITS: list[tuple[str, Callable[[onnx.ModelProto], object], str]] = [
@@ -242,13 +259,24 @@ GRAPH_EDITS: list[tuple[str, Callable[[onnx.ModelProto], object], str]] = [
     ("input more", lambda m: m.graph.input.add(name="x"), "'x' in place of 'nothing'"),
     ("output missing", lambda m: m.graph.output.pop(), "outputs do not match"),
     ("no graph", lambda m: m.ClearField("graph"), "'nothing' in place of 'image'"),
-    ("parameter shape", lambda m: set_shape(m, 1, [4]), r"float32 \(3,\), got ONNX type 1 \(4,\)"),
-    ("one size", lambda m: set_shape(m, 0, [1, 3, 8, 8]), r"\(1, 3, 0, 0\)"),
     (
-        "doubles",
-        lambda m: setattr(m.graph.input[1].type.tensor_type, "elem_type", 11),
-        "got ONNX type 11",
+        "parameter shape",
+        lambda m: set_shape(m.graph.input[1], [4]),
+        r"float32 \(3,\), got ONNX type 1 \(4,\)",
     ),
+    ("one size", lambda m: set_shape(m.graph.input[0], [1, 3, 8, 8]), r"\(1, 3, 0, 0\)"),
+    ("doubles", lambda m: set_type(m.graph.input[1], 11), "input .* got ONNX type 11"),
+    ("double loss", lambda m: set_type(m.graph.output[0], 11), r"'loss' must .* \(\), got .* 11"),
+    ("loss of a side", lambda m: set_shape(m.graph.output[0], [1]), "output 'loss' must be"),
+    ("loss of any", lambda m: drop_shape(m.graph.output[0]), "'loss' .* without a shape"),
+    ("no terms", lambda m: set_shape(m.graph.output[1], []), r"'loss_terms' .* \(terms,\), got"),
+    ("terms of any", lambda m: set_shape(m.graph.output[1], [0]), "'loss_terms' must be"),
+    ("terms by two", lambda m: set_shape(m.graph.output[1], [2, 1]), "'loss_terms' must be"),
+    ("restored", lambda m: set_shape(m.graph.output[2], [1, 3, 8, 0]), "'restored' must be"),
+    ("batch", lambda m: set_shape(m.graph.output[2], [2, 3, 0, 0]), "'restored' must be"),
+    ("half restored", lambda m: set_type(m.graph.output[2], 10), "'restored' .* got ONNX type 10"),
+    ("gradient", lambda m: set_shape(m.graph.output[-1], [4]), r"'grad.tail.bias' .* \(3,\), got"),
+    ("gradients", lambda m: set_type(m.graph.output[-1], 7), "'grad.tail.bias' .* ONNX type 7"),
 ]
 
 
