@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgeadapt.errors import DataError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from edgeadapt.image import SUFFIXES
 
 LAYOUTS = {
     "gopro": "<sequence>/blur (or blur_gamma) and <sequence>/sharp, with the same file names",
@@ -71,7 +70,12 @@ def image_groups(folder: Path) -> list[list[Path]]:
 
 def list_images(folder: Path) -> list[Path]:
     """The image files right inside ``folder``, in the order of their names."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(path for path in folder.iterdir() if is_image_file(path))
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether ``path`` is a file with an image's suffix; hidden ones (`._photo.jpg`) are not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _match(recording: str, blurred: Path, sharp: Path) -> list[PairFiles]:

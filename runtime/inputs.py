@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgeadapt.errors import ImageError
 from edgeadapt.image import SUFFIXES, check_suffix
+from edgeadapt.layouts import list_images
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def expand(inputs: Sequence[str]) -> list[Path]:
 def _expand_one(text: str) -> list[Path]:
     path = Path(text)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _is_image_name(file))
+        files = list_images(path)
         if not files:
             raise ImageError(f"{path}: no images in this folder.", f"it looks for {_suffixes()}.")
         return files
@@ -113,7 +114,7 @@ def _reference(source: Path, reference: str | None, count: int) -> Path | None:
     if not path.is_dir():
         expected = "a file or a folder" if count == 1 else f"a folder, for {count} images"
         raise ImageError(f"{path}: --reference must be {expected}.", "check the path.")
-    same = sorted(f for f in path.iterdir() if f.stem == source.stem and _is_image_name(f))
+    same = [file for file in list_images(path) if file.stem == source.stem]
     if len(same) != 1:
         raise ImageError(
             f"{path}: {len(same)} images are called {source.stem!r}, expected one.",
@@ -147,10 +148,6 @@ def check_writable(folder: Path) -> None:
         raise ImageError(
             f"{folder}: no permission to write in {existing}.", "choose another output."
         )
-
-
-def _is_image_name(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
 def _suffixes() -> str:

@@ -60,6 +60,16 @@ def test_the_reds_layout_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pair.sharp, photo(6001, 8, 9))
 
 
+def test_a_hidden_file_is_no_image_and_a_ppm_is_one(tmp_path: Path) -> None:
+    for side, seed in (("blur", 1), ("sharp", 2)):
+        write_pictures(tmp_path / side, 2, 8, 9, seed=seed)
+        Image.fromarray(photo(seed, 8, 9)).save(tmp_path / side / "last.ppm")
+    (tmp_path / "blur" / "._000.png").write_bytes(b"what macOS leaves beside a photo")
+    source = opened("pairs", tmp_path)
+    assert len(source) == 3
+    np.testing.assert_array_equal(source.fixed(2, 100).sharp, photo(2, 8, 9))
+
+
 def test_video_averages_frames_about_the_sharp_one(tmp_path: Path) -> None:
     write_pictures(tmp_path / "clip", 14, 10, 12)
     source = opened("video", tmp_path)
