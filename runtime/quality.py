@@ -1,14 +1,14 @@
-"""PSNR and SSIM against a sharp reference, by scikit-image."""
+"""PSNR, and SSIM by scikit-image, against a sharp reference."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeadapt.errors import EdgeadaptError, ImageError
+from edgeadapt.testing import psnr
 
 U8 = npt.NDArray[np.uint8]
 
@@ -40,17 +40,16 @@ def measure(image: U8, reference: U8) -> Quality:
     Raises:
         ImageError: if the sizes differ.
     """
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from skimage.metrics import structural_similarity
 
     if image.shape != reference.shape:
         raise ImageError(
             f"the reference is {_size(reference)}, its image {_size(image)}.",
             "a reference must have the size of its image.",
         )
-    equal = np.array_equal(image, reference)  # the ratio would divide by zero
-    psnr = math.inf if equal else float(peak_signal_noise_ratio(reference, image, data_range=255))
+    ratio = psnr(image, reference)
     if min(image.shape[:2]) < _SSIM_WINDOW:
-        return Quality(psnr, None)
+        return Quality(ratio, None)
     ssim = structural_similarity(
         reference,
         image,
@@ -60,7 +59,7 @@ def measure(image: U8, reference: U8) -> Quality:
         sigma=1.5,
         use_sample_covariance=False,
     )
-    return Quality(psnr, float(ssim))
+    return Quality(ratio, float(ssim))
 
 
 def _size(image: U8) -> str:
