@@ -37,8 +37,8 @@ _OPTIONS = [
 def train() -> None:
     """Train a network: first jointly, then for adaptation.
 
-    CONFIG is a TOML file or the name of one that ships: edge, nano. Runs on several processes under
-    torchrun.
+    CONFIG is a TOML file or the name of one that ships: edge, nano, paper. Runs on several
+    processes under torchrun.
     """
 
 

@@ -64,9 +64,8 @@ class JointConfig:
     iterations: int = 1_400_000  # the paper's 4000 epochs of 2103 pairs in batches of 6
     batch: int = 6  # paper
     learning_rate: float = 1e-4  # paper
-    schedule: str = (
-        "plateau"  # plateau (paper: halved when the loss stops falling) | cosine | constant
-    )
+    # plateau (paper: halved when the loss stops falling) | cosine | constant
+    schedule: str = "plateau"
     warmup: int = 0  # iterations of linear warm-up, with any schedule
     final_rate: float = 1e-6  # where cosine ends and plateau stops
     plateau_window: int = 350  # iterations whose mean loss is compared: one epoch of the paper
@@ -91,9 +90,8 @@ class MetaConfig:
     order: int = 2  # 2: through the inner steps; 1: first-order MAML
     inner_optimizer: str = "sgd"  # sgd (paper, Eq. 4) | adam, its state fresh for every sample
     step_size: float = 2.5e-5  # [alpha]
-    learn_step_sizes: bool = (
-        False  # one per tensor, learned with the weights (Meta-SGD, Li et al. 2017)
-    )
+    # One per tensor, learned with the weights (Meta-SGD, Li et al. 2017).
+    learn_step_sizes: bool = False
     step_sizes_rate: float = 1e-2  # learning rate of their logarithms
     aux_update: str = "literal"  # literal (Algorithm 1) | copy_back | outer
     outer_reduce: str = "sum"  # over the batch: sum (paper, Eq. 6) | mean
@@ -139,7 +137,7 @@ class TrainingConfig:
 
 
 def read_config(name: str) -> TrainingConfig:
-    """Read a TOML file, or one that ships in the package by its name without suffix (edge, nano).
+    """Read a TOML file, or one that ships by its name without suffix: edge, nano, paper.
 
     Raises:
         ConfigError: naming the file, the key and the keys there are.

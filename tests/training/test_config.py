@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,34 @@ def test_fields_that_are_not_given_have_the_papers_values(tmp_path: Path) -> Non
     assert (meta.aux_update, meta.outer_reduce, meta.inner_optimizer) == ("literal", "sum", "sgd")
 
 
-@pytest.mark.parametrize("name", ["edge", "nano"])
+def shipped() -> list[str]:
+    folder = Path(str(files("edgeadapt.training"))) / "configs"
+    return sorted(file.stem for file in folder.iterdir())
+
+
+def test_there_is_a_configuration_of_every_preset() -> None:
+    assert shipped() == sorted(PRESETS)
+
+
+@pytest.mark.parametrize("name", shipped())
 def test_the_shipped_configurations_are_sound(name: str) -> None:
     config = read_config(name)
     assert config.network == PRESETS[name]
     assert config.data.crop % config.network.size_multiple == 0
+    assert config.data == replace(read_config("edge").data, crop=config.data.crop)
+
+
+def test_the_papers_configuration_has_the_papers_values() -> None:
+    config = read_config("paper")
+    joint, meta = config.joint, config.meta
+    assert (joint.batch, joint.learning_rate, joint.schedule, config.data.crop) == (
+        *(6, 1e-4, "plateau"),
+        256,
+    )
+    assert (joint.iterations * joint.batch) // 2103 >= 4000 - 10  # epochs of 2103 pairs
+    assert (joint.precision, joint.clip_norm, joint.warmup) == ("fp32", 0.0, 0)
+    assert (meta.steps, meta.batch, meta.order, meta.inner_optimizer) == (5, 5, 2, "sgd")
+    assert (meta.step_size, meta.learning_rate, meta.learn_step_sizes) == (2.5e-5, 2.5e-5, False)
 
 
 def test_a_configuration_survives_the_way_through_a_checkpoint() -> None:
