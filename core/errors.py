@@ -59,3 +59,8 @@ class ArrayError(EdgeadaptError):
 
 class WeightsError(EdgeadaptError):
     """A file of adapted weights is damaged, or belongs to another bundle."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What a library's error says, as one line of at most ``limit`` characters for a message."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from edgeadapt.errors import ArrayError, ImageError
+from edgeadapt.errors import ArrayError, ImageError, one_line
 from edgeadapt.files import atomic_file
 
 U8 = npt.NDArray[np.uint8]
@@ -67,7 +67,7 @@ def read_image(path: Path | str) -> U8:
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{path}: {_one_line(error)}", "cut the image into parts before restoring it."
+            f"{path}: {one_line(error)}", "cut the image into parts before restoring it."
         ) from error
     except MemoryError:
         raise
@@ -75,7 +75,7 @@ def read_image(path: Path | str) -> U8:
         # Pillow's decoders raise a dozen types on damaged data: OSError, SyntaxError, struct.error,
         # IndexError, ...
         raise ImageError(
-            f"{path}: cannot be read as an image ({_one_line(error)}).",
+            f"{path}: cannot be read as an image ({one_line(error)}).",
             "the file may be damaged or cut short: copy or export it again.",
         ) from error
 
@@ -98,7 +98,7 @@ def write_image(path: Path | str, image: U8) -> None:
             Image.fromarray(np.ascontiguousarray(image)).save(temporary, **options)
     except (OSError, ValueError) as error:  # ValueError: too large for the format
         raise ImageError(
-            f"{path}: cannot be written ({_one_line(error)}).",
+            f"{path}: cannot be written ({one_line(error)}).",
             "choose a folder you may write to, with free space, or another format.",
         ) from error
 
@@ -134,10 +134,9 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
 def to_network(image: U8, multiple: int, out: F32 | None = None) -> F32:
     """Turn uint8 (H, W, 3) into float32 (1, 3, H', W') in [-1, 1], padded by reflection.
 
-    The padding is below and to the right.
-
-    The edge itself is not repeated; a side shorter than the padding is reflected back and forth, a
-    single row or column is repeated. ``out``, if given, is written in full and returned.
+    The padding is below and to the right. The edge itself is not repeated; a side shorter than the
+    padding is reflected back and forth, a single row or column is repeated. ``out``, if given, is
+    written in full and returned.
     """
     height, width = image.shape[:2]
     shape = (1, 3, *padded_size(height, width, multiple))
@@ -203,7 +202,3 @@ def _to_rgb(path: Path, image: Image.Image, file_format: str) -> U8:
     if image.mode in ("P", "PA", "LA", "La", "RGBa"):
         image = image.convert("RGBA")  # undoes premultiplied alpha, resolves transparent entries
     return np.asarray(image.convert("RGB"))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
-from edgeadapt.errors import BackendError
+from edgeadapt.errors import BackendError, one_line
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.backend import F32, Frame
 
@@ -80,7 +80,7 @@ class OnnxRuntimeBackend:
             except Exception as error:  # the library's errors share no base class
                 version = onnxruntime.__version__
                 raise BackendError(
-                    f"ONNX Runtime {version} cannot open {file} ({_one_line(error)}).",
+                    f"ONNX Runtime {version} cannot open {file} ({one_line(error)}).",
                     "upgrade onnxruntime, or export the bundle with this version's edgeadapt.",
                 ) from error
         return self._engines[graph]
@@ -113,7 +113,7 @@ class _Call:
         except Exception as error:  # the library's errors share no base class
             height, width = frame.image.shape[2:]
             raise BackendError(
-                f"ONNX Runtime failed on an image of {width}x{height} ({_one_line(error)}).",
+                f"ONNX Runtime failed on an image of {width}x{height} ({one_line(error)}).",
                 "if memory ran out, give a smaller image or a smaller scope.",
             ) from error
 
@@ -139,7 +139,3 @@ def _views(bundle: Bundle, flat: F32) -> dict[str, F32]:
 def _memory(array: F32) -> tuple[str, int, type[np.float32], tuple[int, ...], int]:
     """Device, its number, type, shape and address: what a binding wants to know."""
     return "cpu", 0, np.float32, array.shape, array.ctypes.data
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

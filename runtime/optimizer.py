@@ -41,8 +41,8 @@ class Sgd:
 class Adam:
     """`torch.optim.Adam` with its default betas and epsilon, and one step size for every element.
 
-    m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2,  w <- w - a / (1 - b1^t) m / (sqrt(v / (1 -
-    b2^t)) + eps)
+    m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2,
+    w <- w - a / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
     """
 
     def __init__(self, weights: F32, gradients: F32, step_sizes: F32) -> None:

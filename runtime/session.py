@@ -31,13 +31,12 @@ _LOSS_SLACK = 1e-5
 class Adaptation:
     """What one call of `Session.adapt` did."""
 
-    losses: tuple[
-        float, ...
-    ]  # K + 1: before each step and after the last; fewer if it was cut short
-    step_seconds: tuple[float, ...]  # K: gradients and update, without the image's way in and out
-    restored_steps: tuple[
-        U8, ...
-    ]  # with keep_steps, the image at the weights of each loss; else ()
+    # K + 1: before each step and after the last; fewer if it was cut short.
+    losses: tuple[float, ...]
+    # K: gradients and update, without the image's way in and out.
+    step_seconds: tuple[float, ...]
+    # With keep_steps, the image at the weights of each loss; else ().
+    restored_steps: tuple[U8, ...]
     steps: int  # K that was asked for
     scope: str
     step_size: float | None  # that was asked for; None: the bundle's own

@@ -74,8 +74,10 @@ class NetworkConfig:
 
     @property
     def branch_index(self) -> int:
-        """How many units of a scale both branches share (encoders, bottom, then up and decode a
-        level).
+        """How many units of a scale both branches share.
+
+        They are the encoders, the bottom, then for each level one that enlarges and one that
+        decodes.
         """
         levels = len(self.widths)
         everything = levels + 1 + 2 * (levels - 1)

@@ -14,15 +14,10 @@ from edgeadapt.errors import DataError
 from edgeadapt.training.images import ImageCache
 
 Frame = npt.NDArray[np.uint8]
-WINDOWS = (
-    7,
-    9,
-    11,
-    13,
-)  # frames averaged to one blurred frame; GoPro used 7 to 13 (Nah et al. 2017)
-LARGEST_MARGIN = (
-    32  # pixels kept around a crop for the blur to move in; beyond them the crop is mirrored
-)
+# Frames averaged to one blurred frame; GoPro used 7 to 13 (Nah et al. 2017).
+WINDOWS = (7, 9, 11, 13)
+# Pixels kept around a crop for the blur to move in; beyond them the crop is mirrored.
+LARGEST_MARGIN = 32
 
 
 class Source(Protocol):
