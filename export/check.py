@@ -5,6 +5,7 @@ gradient of every scope and a K-step trajectory against PyTorch's autograd in fl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,12 @@ F32 = npt.NDArray[np.float32]
 Progress = Callable[[str], None]
 
 GRADIENT_BOUND = 1e-5  # relative L2: float32 sums over an image err by a few 1e-7
-LOSS_BOUND = 1e-5  # relative
+LOSS_BOUND = 1e-5  # relative to the loss, or to this where the loss is smaller:
+_SMALL_LOSS = 1e-3
 RESTORED_BOUND = 1e-5  # absolute, of a range of 2: a fiftieth of half a grey level
 WEIGHT_BOUND = 1e-6  # absolute, after K steps
-PSNR_BOUND = 0.01  # dB, after K steps
+PSNR_BOUND = 0.01  # dB, after K steps, where the PSNR is not above this:
+_BEST_PSNR = 120.0  # dB: an error of a millionth of the range is float32's own, and 0 has no dB
 SIZES = ((2, 3), (3, 1), (1, 1))  # in multiples of the bundle's size; odd and unequal on purpose
 _NOTHING = 1e-9  # of the whole gradient: far below float32, far above float64's rounding
 _TRIES = 12  # seeds to look through for an image without values at a kink
@@ -163,7 +166,7 @@ def _compare_at(
         label = graph.removesuffix(".onnx")
         restored = _largest(found["restored"], exact.restored)
         yield Finding(f"{label}: image", restored, RESTORED_BOUND, at)
-        yield Finding(f"{label}: loss", abs(float(found["loss"]) / exact.loss - 1), LOSS_BOUND, at)
+        yield Finding(f"{label}: loss", _loss_error(found["loss"], exact.loss), LOSS_BOUND, at)
         errors = _gradient_errors(found, exact.gradients)
         if errors:
             # numpy's maximum is NaN if one of them is; Python's goes past it.
@@ -176,9 +179,10 @@ def _gradient_errors(found: Mapping[str, Any], exact: Mapping[str, Any]) -> dict
     """Relative L2 error of every gradient among the outputs of a graph; NaN if it is not finite.
 
     A gradient that is zero by construction (of a bias in front of a normalisation, say) is rounding
-    in float64 too: such a one is measured against all gradients together.
+    in float64 too: such a one is measured against all gradients together, or if all are zero, as
+    they are at the minimum of a loss, absolutely.
     """
-    whole = np.sqrt(sum(float(np.vdot(value, value)) for value in exact.values()))
+    whole = math.sqrt(sum(float(np.vdot(value, value)) for value in exact.values()))
     errors = {}
     for key in found:
         if key.startswith(GRADIENT_PREFIX):
@@ -186,7 +190,7 @@ def _gradient_errors(found: Mapping[str, Any], exact: Mapping[str, Any]) -> dict
             if np.linalg.norm(exact[name]) > _NOTHING * whole:
                 errors[name] = compare_gradients(found[key], exact[name]).relative_l2
             else:
-                errors[name] = float(np.linalg.norm(found[key] - exact[name])) / whole
+                errors[name] = float(np.linalg.norm(found[key] - exact[name])) / (whole or 1.0)
     return errors
 
 
@@ -225,21 +229,21 @@ def _trajectory(
         found = graphs.run(
             scope.graph, image, {name: value.numpy() for name, value in tensors.items()}
         )
-        losses.append(abs(float(found["loss"]) / step.loss - 1))
+        losses.append(_loss_error(found["loss"], step.loss))
         reference.step(exact, step.gradients)
         apply_step(
             rounded, tensors, {name: found[GRADIENT_PREFIX + name] for name in scope.parameters}
         )
     last = reference.evaluate(image, scope.parameters)
     found = graphs.run(LOSS_GRAPH, image, {name: value.numpy() for name, value in tensors.items()})
-    losses.append(abs(float(found["loss"]) / last.loss - 1))
+    losses.append(_loss_error(found["loss"], last.loss))
     label = f"{count} steps of scope {scope.name}"
     yield Finding(f"{label}: losses", float(np.max(losses)), LOSS_BOUND)
     ends = reference.weights()
     drifts = [_largest(value.numpy(), ends[name]) for name, value in tensors.items()]
     drift = float(np.max(drifts, initial=0.0))
     yield Finding(f"{label}: weights", drift, WEIGHT_BOUND)
-    quality = abs(psnr(found["restored"], image, 2.0) - psnr(last.restored, image, 2.0))
+    quality = abs(_quality(found["restored"], image) - _quality(last.restored, image))
     yield Finding(f"{label}: image, dB", quality, PSNR_BOUND)
 
 
@@ -252,6 +256,15 @@ def same_weights(bundle: Bundle, state: Mapping[str, Any]) -> str:
         if name not in state or not np.array_equal(value, state[name].detach().cpu().numpy()):
             return name
     return ""
+
+
+def _loss_error(found: Any, exact: float) -> float:
+    return abs(float(found) - exact) / max(abs(exact), _SMALL_LOSS)
+
+
+def _quality(restored: npt.NDArray[Any], image: F32) -> float:
+    """PSNR in dB; a NaN stays one, since Python's minimum gives the first unless it is larger."""
+    return min(psnr(restored, image, 2.0), _BEST_PSNR)
 
 
 def _largest(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
