@@ -8,7 +8,7 @@ afterwards."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -113,42 +113,15 @@ def trace(network: nn.Module) -> Trace:
     step = _Step(copy.deepcopy(network).eval())  # the caller's stays in its mode
     state = {name: value.detach() for name, value in step.named_parameters()}
     buffers = dict(step.named_buffers())
-    for name, value in {**state, **buffers}.items():
-        if value.is_floating_point() and value.dtype != torch.float32:
-            dtype = str(value.dtype).removeprefix("torch.")
-            raise ExportError(
-                f"{name.removeprefix('network.')} must be float32, got {dtype}.",
-                "call .float() on the network before the export.",
-            )
+    _check_state({**state, **buffers})
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
     image = _symbolic_image(mode, int(network.size_multiple))  # type: ignore[arg-type]
-    reached: list[str] = []
-
-    def joint(image: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        parameters = {
-            name: value.requires_grad_() for name, value in zip(state, values, strict=False)
-        }
-        rest = dict(zip(buffers, values[len(state) :], strict=True))
-        with RememberLines(), KeepResizeWhole():
-            terms, restored = functional_call(step, {**parameters, **rest}, (image,))
-        _check_outputs(image, terms, restored)
-        if not terms.requires_grad:
-            raise ExportError("adaptation_loss does not depend on any parameter.")
-        loss = terms.sum()
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            loss, list(parameters.values()), allow_unused=True
-        )
-        found = {
-            name: grad for name, grad in zip(parameters, gradients, strict=True) if grad is not None
-        }
-        reached.extend(found)
-        return loss, terms, restored, *found.values()
-
     fakes = [
         mode.from_tensor(value, static_shapes=True)
         for value in (*state.values(), *buffers.values())
     ]
+    joint = _Joint(step, list(state), list(buffers))
     try:
         with mode, preserve_node_meta():
             module = make_fx(joint, decomposition_table=DECOMPOSITIONS)(image, *fakes)
@@ -162,7 +135,45 @@ def trace(network: nn.Module) -> Trace:
             f"{type(network).__name__} cannot be traced: {type(error).__name__}: {reason}.",
             "restore and adaptation_loss must not branch on pixel values or leave PyTorch.",
         ) from error
-    return _named(module, [*state, *buffers], buffers, reached)
+    return _named(module, [*state, *buffers], buffers, joint.reached)
+
+
+class _Joint:
+    """Forward and backward pass as one function of image, parameters and buffers.
+
+    A call gives loss, terms, restored image and the gradient of each parameter that the loss
+    depends on; ``reached`` then has the names of these.
+    """
+
+    def __init__(self, step: _Step, parameters: Sequence[str], buffers: Sequence[str]) -> None:
+        self._step, self._parameters, self._buffers = step, parameters, buffers
+        self.reached: list[str] = []
+
+    def __call__(self, image: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        count = len(self._parameters)
+        given = [value.requires_grad_() for value in values[:count]]
+        state = zip((*self._parameters, *self._buffers), (*given, *values[count:]), strict=True)
+        with RememberLines(), KeepResizeWhole():
+            terms, restored = functional_call(self._step, dict(state), (image,))
+        _check_outputs(image, terms, restored)
+        if not terms.requires_grad:
+            raise ExportError("adaptation_loss does not depend on any parameter.")
+        loss = terms.sum()
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, given, allow_unused=True)
+        pairs = zip(self._parameters, gradients, strict=True)
+        found = {name: gradient for name, gradient in pairs if gradient is not None}
+        self.reached = list(found)
+        return loss, terms, restored, *found.values()
+
+
+def _check_state(state: Mapping[str, Tensor]) -> None:
+    for name, value in state.items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise ExportError(
+                f"{name.removeprefix('network.')} must be float32, got {dtype}.",
+                "call .float() on the network before the export.",
+            )
 
 
 def _without_mutation(
