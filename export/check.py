@@ -62,9 +62,11 @@ class Graphs:
     def __init__(self, bundle: Bundle) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        # With symbolic sizes the search for buffers to reuse takes longer than all the rest of the
-        # opening.
+        # As the runtime opens them: what is checked is what runs. With symbolic sizes the search
+        # for buffers to reuse takes longer than all the rest of the opening.
         options.enable_mem_reuse = False
+        options.enable_mem_pattern = False
+        options.use_deterministic_compute = True
         self.sessions = {}
         for name in (RESTORE_GRAPH, LOSS_GRAPH, *(scope.graph for scope in bundle.manifest.scopes)):
             try:

@@ -10,9 +10,8 @@ from onnx import helper
 from edgeadapt.export.functions import DOMAIN, OPSET
 from edgeadapt.export.graph import GraphBuilder
 
-IR_VERSION = (
-    9  # the oldest that has everything used here; TensorRT 10.3 and ONNX Runtime 1.20 read it
-)
+# The oldest that has everything used here; TensorRT 10.3 and ONNX Runtime 1.20 read it.
+IR_VERSION = 9
 
 
 def cut(
