@@ -2,8 +2,8 @@
 
 Each is one node with a meaning in the domain "edgeadapt"; its body, made of standard operators,
 lets any ONNX runtime run the file. The node's attributes say everything; the body is specific to
-them, which is why the name carries them too. docs/operators.md lists the functions. All of them take
-images one at a time: N is 1."""
+them, which is why the name carries them too. docs/operators.md lists the functions. All of them
+take images one at a time: N is 1."""
 
 from __future__ import annotations
 
