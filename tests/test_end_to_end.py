@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from edgeadapt.training.network import build
 
 STEPS = 5
 SMALL = {"widths": [4, 6, 8], "share_scales": True, "blocks": 1}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """In networks this small, PyTorch's threads wait for each other and little else."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def random_network() -> Any:
@@ -60,20 +70,14 @@ def padded(image: npt.NDArray[np.uint8], multiple: int) -> npt.NDArray[np.float3
     return (whole.transpose(2, 0, 1)[None] / 127.5 - 1).astype(np.float32)
 
 
-def picture(network: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A photo at which no value of the network lies within rounding of a kink."""
-    reference = Reference(network)
-    for seed in range(100):
-        image = photo(seed, height, width)
-        if count_kinks(reference, padded(image, network.size_multiple)) == 0:
-            return image
-    raise AssertionError("every photo tried has a value within rounding of a kink")
-
-
 def follow(
     path: Path, network: Any, image: npt.NDArray[np.uint8], scope: str
-) -> tuple[list[float], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Losses, weights in the order of the table, and the restored image, by PyTorch in float64."""
+) -> tuple[list[float], npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """Losses, weights in the order of the table, and the restored image, by PyTorch in float64.
+
+    None if a value of the network comes within rounding of a kink on the way: there float32 may
+    take another slope, and Adam makes a large step of a small difference.
+    """
     manifest = open_bundle(path).manifest
     adaptation = manifest.adaptation
     names = next(row.parameters for row in manifest.scopes if row.name == scope)
@@ -85,6 +89,8 @@ def follow(
     x = torch.from_numpy(padded(image, network.size_multiple)).double()
     losses = []
     for _ in range(STEPS):
+        if count_kinks(reference, padded(image, network.size_multiple)):
+            return None
         optimizer.zero_grad()
         loss = reference.network.adaptation_loss(x).sum()
         loss.backward()
@@ -104,8 +110,11 @@ def test_five_steps_follow_pytorch(
     exported: tuple[Path, Any], scope: str, size: tuple[int, int]
 ) -> None:
     path, network = exported
-    image = picture(network, *size)
-    losses, weights, restored = follow(path, network, image, scope)
+    image, (losses, weights, restored) = next(
+        (image, found)
+        for image in (photo(seed, *size) for seed in range(100))
+        if (found := follow(path, network, image, scope)) is not None
+    )
     with Session(path) as session:
         adaptation = session.adapt(image, scope=scope)
         result = session.restore(image)
