@@ -217,7 +217,7 @@ def _trajectory(
 ) -> Iterator[Finding]:
     import torch
 
-    from edgeadapt.export.reference import apply_step, make_optimizer
+    from edgeadapt.export.reference import apply_step, count_kinks, make_optimizer
 
     adaptation = bundle.manifest.adaptation
     count = adaptation.steps if steps is None else steps
@@ -225,8 +225,9 @@ def _trajectory(
     exact = make_optimizer(dict(reference.network.named_parameters()), adaptation, scope.parameters)
     tensors = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
     rounded = make_optimizer(tensors, adaptation, scope.parameters)
-    losses = []
+    losses, kinks = [], 0
     for _ in range(count):
+        kinks += count_kinks(reference, image)
         step = reference.evaluate(image, scope.parameters)
         found = graphs.run(
             scope.graph, image, {name: value.numpy() for name, value in tensors.items()}
@@ -240,13 +241,14 @@ def _trajectory(
     found = graphs.run(LOSS_GRAPH, image, {name: value.numpy() for name, value in tensors.items()})
     losses.append(_loss_error(found["loss"], last.loss))
     label = f"{count} steps of scope {scope.name}"
-    yield Finding(f"{label}: losses", float(np.max(losses)), LOSS_BOUND)
+    note = f"{kinks} values within rounding of a kink on the way" if kinks else ""
+    yield Finding(f"{label}: losses", float(np.max(losses)), LOSS_BOUND, note)
     ends = reference.weights()
     drifts = [_largest(value.numpy(), ends[name]) for name, value in tensors.items()]
     drift = float(np.max(drifts, initial=0.0))
-    yield Finding(f"{label}: weights", drift, WEIGHT_BOUND)
+    yield Finding(f"{label}: weights", drift, WEIGHT_BOUND, note)
     quality = abs(_quality(found["restored"], image) - _quality(last.restored, image))
-    yield Finding(f"{label}: image, dB", quality, PSNR_BOUND)
+    yield Finding(f"{label}: image, dB", quality, PSNR_BOUND, note)
 
 
 def same_weights(bundle: Bundle, state: Mapping[str, Any]) -> str:
