@@ -46,7 +46,7 @@ check: .venv/checks-installed
 	.venv/bin/ruff format --check .
 	.venv/bin/python tools/view.py
 	.venv/bin/mypy
-	.venv/bin/pyright -p .view
+	.venv/bin/pyright -p .view --pythonpath .venv/bin/python
 	PYTHONPATH=.view .venv/bin/lint-imports --no-logo
 
 bench: .venv/tests-installed
