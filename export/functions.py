@@ -65,7 +65,8 @@ class _Body:
         return name
 
     def ints(self, *values: int) -> str:
-        return self.op("Constant", value_ints=list(values))
+        # Not value_ints: ONNX Runtime 1.23, the last one for Python 3.10, cannot read pads from it.
+        return self.op("Constant", value=numpy_helper.from_array(np.asarray(values, np.int64)))
 
     def array(self, value: FloatArray) -> str:
         return self.op("Constant", value=numpy_helper.from_array(np.asarray(value)))
