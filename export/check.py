@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle, Scope
-from edgeadapt.errors import BundleError
+from edgeadapt.errors import BundleError, one_line
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.testing import compare_gradients, photo, psnr
 
@@ -74,7 +74,7 @@ class Graphs:
                     str(bundle.path / name), options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # the library's errors share no base class
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error, 200)
                 raise BundleError(
                     f"{bundle.path / name}: ONNX Runtime cannot open it ({reason})."
                 ) from error

@@ -1,8 +1,9 @@
 """From a traced PyTorch graph to ONNX nodes: one lowering for each PyTorch operator, looked up by
 its name.
 
-The lowerings are in ``lower_conv.py``, ``lower_pointwise.py`` and ``lower_shape.py``. An operator
-without one is an `ExportError` that names it and the line of the model it comes from."""
+The lowerings are in the files ``lower_*.py``. An operator without one is an `ExportError`
+that names it and the line of the model it comes from.
+"""
 
 from __future__ import annotations
 

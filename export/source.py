@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.bundle import Adaptation, Model
-from edgeadapt.errors import EdgeadaptError, ExportError
+from edgeadapt.errors import EdgeadaptError, ExportError, one_line
 from edgeadapt.export.trust import DEBLUR_FACTORY
 
 CHECKPOINT_READER = "edgeadapt.training.checkpoint:load_network"
@@ -91,7 +91,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise ExportError(f"{path}: not a file of weights ({reason}).") from error
     if isinstance(state, dict) and isinstance(state.get("weights"), dict):
         state = state["weights"]
@@ -109,7 +109,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ExportError(f"{path}: these weights are not this network's ({reason}).") from error
 
 
