@@ -1,0 +1,245 @@
+// Copies a block of an image into working memory, where a kernel can read it without looking at
+// borders: what lies outside the image becomes zero, a concatenation of up to four sources becomes
+// one array, elements become the type of the arithmetic, and columns that a stride sets apart
+// become neighbours. Element (c, r, p, i) of the block is
+//   x[first_channel + c, top + r, left + p + i * phases]
+// at c * channel_pitch + r * row_pitch + p * phase_pitch + i of one of these arrays:
+//   float     any type of x
+//   uint16_t  the same as bfloat16
+//   uint32_t  a pair of bfloat16 channels (2c, 2c + 1), the even one in the lower half; the partner
+//             of the last of an odd count is zero
+#pragma once
+
+#include "simd.h"
+#include "tensor.h"
+
+namespace edgeadapt {
+namespace EA_LEVEL {
+
+struct Window {
+  int64_t top, left;     // may lie outside of the image
+  int64_t rows, columns; // columns of each phase
+  int64_t phases;        // 1, or the horizontal stride
+  int64_t channel_pitch, row_pitch, phase_pitch;  // elements of the block
+};
+
+// A row pitch for `columns` elements of four bytes: whole vectors, and rows (and what lies three or
+// five rows apart) do not fall on the same few sets of the L1 cache.
+EA_INLINE int64_t block_pitch(int64_t columns) {
+  int64_t pitch = (columns + lanes - 1) / lanes * lanes;
+  const int64_t line = 16;
+  pitch = (pitch + line - 1) / line * line;
+  return pitch % (8 * line) == 0 ? pitch + line : pitch;
+}
+
+namespace {
+
+constexpr int64_t max_sources = 4;
+
+struct Row {
+  const void* data;  // null: a row of zeros
+  int64_t dtype;
+  int64_t width;
+};
+
+// Row `y` of channel `channel` of the concatenated sources.
+static inline Row find_row(const Plane* sources, int64_t channel, int64_t y) {
+  for (int64_t s = 0; s < max_sources; s++) {
+    const Plane& x = sources[s];
+    if (!x.data) continue;
+    if (channel >= x.channels) {
+      channel -= x.channels;
+      continue;
+    }
+    if (y < 0 || y >= x.height) break;
+    const int64_t offset = channel * x.channel_stride + y * x.row_stride;
+    const void* data = x.dtype == F32 ? (const void*)(static_cast<const float*>(x.data) + offset)
+                                      : (const void*)(static_cast<const uint16_t*>(x.data) + offset);
+    return Row{data, x.dtype, x.width};
+  }
+  return Row{nullptr, F32, 0};
+}
+
+EA_INLINE Vec load_any(const float* p) { return load(p); }
+EA_INLINE float load_one(const float* p) { return *p; }
+EA_INLINE float load_one(const uint16_t* p) { return from_bf16(*p); }
+
+EA_INLINE Vec load_any(const uint16_t* p) {
+  VecHalf half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, VecInt) << 16);
+}
+
+EA_INLINE void store_any(float* p, Vec v) { store(p, v); }
+EA_INLINE void store_one(float* p, float v) { *p = v; }
+EA_INLINE void store_one(uint16_t* p, float v) { *p = to_bf16(v); }
+
+// The bits of bfloat16 in the lower halves of the lanes; as to_bf16().
+EA_INLINE VecInt round_bf16(Vec v) {
+  const VecInt bits = (VecInt)v;
+  const VecInt upper = (bits >> 16) & 0xffff;
+  const VecInt rounded = ((bits + 0x7fff + (upper & 1)) >> 16) & 0xffff;
+  return v == v ? rounded : (upper | 0x40);
+}
+
+EA_INLINE void store_any(uint16_t* p, Vec v) {
+  const VecHalf half = __builtin_convertvector(round_bf16(v), VecHalf);
+  __builtin_memcpy(p, &half, sizeof half);
+}
+
+// Even elements of 2 * lanes consecutive ones; taking every second one is most strides' work.
+EA_INLINE Vec every_second(Vec a, Vec b) {
+#if EA_LANES == 16
+  return __builtin_shuffle(a, b, VecInt{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
+#elif EA_LANES == 8
+  return __builtin_shuffle(a, b, VecInt{0, 2, 4, 6, 8, 10, 12, 14});
+#else
+  return __builtin_shuffle(a, b, VecInt{0, 2, 4, 6});
+#endif
+}
+
+// to[i] = from[i * step] for i < count.
+template <class From, class To>
+static void copy_elements(To* to, const From* from, int64_t count, int64_t step) {
+  int64_t i = 0;
+  if (step == 1) {
+    for (; i + lanes <= count; i += lanes) store_any(to + i, load_any(from + i));
+  } else if (step == 2) {
+    // The last element read is the odd neighbour of the last one wanted: it must exist.
+    for (; i + lanes < count; i += lanes)
+      store_any(to + i, every_second(load_any(from + 2 * i), load_any(from + 2 * i + lanes)));
+  }
+  for (; i < count; i++) store_one(to + i, load_one(from + i * step));
+}
+
+// The part [begin, end) of a phase's columns that lies in the image; the rest is zero.
+struct Span {
+  int64_t begin, end;
+};
+
+static inline Span inside(int64_t left, int64_t columns, int64_t step, int64_t width) {
+  const int64_t begin = left < 0 ? (-left + step - 1) / step : 0;
+  const int64_t end = left < width ? (width - left + step - 1) / step : 0;
+  Span span{begin < columns ? begin : columns, end < columns ? end : columns};
+  if (span.end < span.begin) span.end = span.begin;
+  return span;
+}
+
+template <class To>
+static void copy_row(To* to, Row row, int64_t left, int64_t columns, int64_t step) {
+  const Span span = inside(left, columns, step, row.data ? row.width : 0);
+  for (int64_t i = 0; i < span.begin; i++) to[i] = To{};
+  const int64_t first = left + span.begin * step, count = span.end - span.begin;
+  if (count > 0) {
+    if (row.dtype == F32)
+      copy_elements(to + span.begin, static_cast<const float*>(row.data) + first, count, step);
+    else
+      copy_elements(to + span.begin, static_cast<const uint16_t*>(row.data) + first, count, step);
+  }
+  for (int64_t i = span.end; i < columns; i++) to[i] = To{};
+}
+
+// to[i] = even[i * step] in the lower half, odd[i * step] in the upper one.
+template <class From>
+static void join_elements(uint32_t* to, const From* even, const From* odd, int64_t count,
+                          int64_t step) {
+  int64_t i = 0;
+  if (step == 1) {
+    for (; i + lanes <= count; i += lanes) {
+      const VecInt pair =
+          round_bf16(load_any(even + i)) | (round_bf16(load_any(odd + i)) << 16);
+      __builtin_memcpy(to + i, &pair, sizeof pair);
+    }
+  }
+  for (; i < count; i++) {
+    to[i] = (uint32_t)to_bf16(load_one(even + i * step)) |
+            (uint32_t)to_bf16(load_one(odd + i * step)) << 16;
+  }
+}
+
+// The same of bfloat16, which needs no rounding.
+EA_INLINE VecInt bits_of(const uint16_t* p) {
+  VecHalf half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return __builtin_convertvector(half, VecInt);
+}
+
+template <>
+void join_elements(uint32_t* to, const uint16_t* even, const uint16_t* odd, int64_t count,
+                   int64_t step) {
+  int64_t i = 0;
+  if (step == 1) {
+    for (; i + lanes <= count; i += lanes) {
+      const VecInt pair = bits_of(even + i) | (bits_of(odd + i) << 16);
+      __builtin_memcpy(to + i, &pair, sizeof pair);
+    }
+  }
+  for (; i < count; i++) to[i] = (uint32_t)even[i * step] | (uint32_t)odd[i * step] << 16;
+}
+
+// One of a pair: into the lower (shift 0) or the upper half, with zero in the other or keeping it.
+static inline void place_half(uint32_t* to, Row row, int64_t left, Span span, int64_t step,
+                              int shift) {
+  for (int64_t i = span.begin; i < span.end; i++) {
+    const int64_t column = left + i * step;
+    const uint16_t bits = row.dtype == F32 ? to_bf16(static_cast<const float*>(row.data)[column])
+                                           : static_cast<const uint16_t*>(row.data)[column];
+    to[i] |= (uint32_t)bits << shift;
+  }
+}
+
+static inline void copy_pair(uint32_t* to, Row even, Row odd, int64_t left, int64_t columns,
+                             int64_t step) {
+  const Span span = inside(left, columns, step, even.data ? even.width : 0);
+  const int64_t first = left + span.begin * step, count = span.end - span.begin;
+  for (int64_t i = 0; i < span.begin; i++) to[i] = 0;
+  for (int64_t i = span.end; i < columns; i++) to[i] = 0;
+  if (count <= 0) return;
+  if (odd.data && even.dtype == odd.dtype) {
+    if (even.dtype == F32)
+      join_elements(to + span.begin, static_cast<const float*>(even.data) + first,
+                    static_cast<const float*>(odd.data) + first, count, step);
+    else
+      join_elements(to + span.begin, static_cast<const uint16_t*>(even.data) + first,
+                    static_cast<const uint16_t*>(odd.data) + first, count, step);
+    return;
+  }
+  for (int64_t i = span.begin; i < span.end; i++) to[i] = 0;
+  place_half(to, even, left, span, step, 0);
+  if (odd.data) place_half(to, odd, left, span, step, 16);
+}
+
+// Fills the block with channels [first, first + count) of the sources.
+template <class To>
+static void pack_block(To* block, const Plane* sources, int64_t first, int64_t count,
+                       const Window& window) {
+  for (int64_t c = 0; c < count; c++) {
+    for (int64_t r = 0; r < window.rows; r++) {
+      const Row row = find_row(sources, first + c, window.top + r);
+      To* to = block + c * window.channel_pitch + r * window.row_pitch;
+      for (int64_t p = 0; p < window.phases; p++)
+        copy_row(to + p * window.phase_pitch, row, window.left + p, window.columns, window.phases);
+    }
+  }
+}
+
+template <>
+void pack_block(uint32_t* block, const Plane* sources, int64_t first, int64_t count,
+                const Window& window) {
+  const Row none{nullptr, F32, 0};
+  for (int64_t c = 0; c < count; c += 2) {
+    for (int64_t r = 0; r < window.rows; r++) {
+      const int64_t y = window.top + r;
+      const Row even = find_row(sources, first + c, y);
+      const Row odd = c + 1 < count ? find_row(sources, first + c + 1, y) : none;
+      uint32_t* to = block + c / 2 * window.channel_pitch + r * window.row_pitch;
+      for (int64_t p = 0; p < window.phases; p++)
+        copy_pair(to + p * window.phase_pitch, even, odd, window.left + p, window.columns,
+                  window.phases);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace EA_LEVEL
+}  // namespace edgeadapt
