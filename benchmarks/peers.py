@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt.image import to_network
-from edgeadapt.runtime.backend import Frame
+from edgeadapt.runtime.backend import EngineOptions, Frame
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.optimizer import make_optimizer
 from edgeadapt.testing import compare_gradients, photo
@@ -87,7 +87,7 @@ class RuntimePeer:
         weights = bundle.weights()
         self._flat = np.zeros_like(weights)
         self._bundle, self._scope = bundle, scope
-        self._backend = open_backend(backend, bundle, weights, self._flat, threads)
+        self._backend = open_backend(backend, bundle, weights, self._flat, EngineOptions(threads))
         self._optimizer = make_optimizer(bundle, weights, self._flat, scope, None)
         self._frame = Frame(image, np.empty_like(image))
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from edgeadapt import __version__
-from edgeadapt.errors import EdgeadaptError
+from edgeadapt.errors import EdgeadaptError, EngineWarning
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 REFUSED = 2
@@ -95,6 +96,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the exit status, and an error is one line on stderr."""
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         status = cli.main(args=arguments, prog_name="edgeadapt", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -120,7 +122,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = type(error).__name__
         hint = "Hint: run again with EDGEADAPT_DEBUG=1 and report what it prints."
         return _fail(f"internal error, {name}: {error}. {hint}", BROKEN)
+    finally:
+        warnings.showwarning = shown
     return status if isinstance(status, int) else 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours as one line; others as Python prints them."""
+    if issubclass(category, EngineWarning):
+        click.echo(f"edgeadapt: note: {' '.join(str(message).split())}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True)
 
 
 def debug() -> bool:

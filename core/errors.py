@@ -61,6 +61,10 @@ class WeightsError(EdgeadaptError):
     """A file of adapted weights is damaged, or belongs to another bundle."""
 
 
+class EngineWarning(UserWarning):
+    """Another engine than the first choice is used; the text says which and why."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """What a library's error says, as one line of at most ``limit`` characters for a message."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,24 @@ import numpy.typing as npt
 from edgeadapt.bundle import Bundle
 
 F32 = npt.NDArray[np.float32]
+
+# What is computed with: "bf16" stores activations in bfloat16 and adds up in float32; weights,
+# gradients and the optimizer stay float32.
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: Sequence[Precision] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user may ask of an engine.
+
+    ``threads`` None is the engine's choice. ``memory_budget`` is the most that a step's
+    intermediate values may take, in bytes; None: what is fastest.
+    """
+
+    threads: int | None = None
+    precision: Precision = "fp32"
+    memory_budget: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +73,9 @@ class Backend(Protocol):
 
 
 class BackendFactory(Protocol):
-    """How a backend is opened; ``threads`` None leaves their number to the engine."""
+    """How a backend is opened."""
 
     def __call__(
-        self, bundle: Bundle, weights: F32, gradients: F32, threads: int | None
+        self, bundle: Bundle, weights: F32, gradients: F32, options: EngineOptions
     ) -> Backend:
-        """Check that the engine can run the bundle; raise a `BackendError` if it cannot."""
+        """Check that the engine can run the bundle so; raise a `BackendError` if it cannot."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from numbers import Integral
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.errors import BackendError, ConfigError
-from edgeadapt.runtime.backend import F32, Backend, BackendFactory
+from edgeadapt.errors import BackendError, ConfigError, EngineWarning
+from edgeadapt.runtime.backend import (
+    F32,
+    PRECISIONS,
+    Backend,
+    BackendFactory,
+    EngineOptions,
+)
 
-# Name -> (where its factory is, how to install what it needs); the first that imports is what
-# `auto` takes.
+# Name -> (where its factory is, how to install what it needs); the first that can run the bundle
+# is what `auto` takes.
 BACKENDS = {
     "onnxruntime": (
         "edgeadapt.runtime.onnxruntime_backend:OnnxRuntimeBackend",
@@ -19,46 +26,79 @@ BACKENDS = {
 }
 AUTO = "auto"
 
+_said: set[str] = set()  # the reasons for another engine that were given in this process
+
 
 def open_backend(
-    name: str, bundle: Bundle, weights: F32, gradients: F32, threads: int | None = None
+    name: str,
+    bundle: Bundle,
+    weights: F32,
+    gradients: F32,
+    options: EngineOptions | None = None,
 ) -> Backend:
-    """Open the backend called ``name``, or the first that is installed for ``auto``.
+    """Open the backend called ``name``; for ``auto`` the first that can run the bundle.
+
+    Warns with an `EngineWarning`, once for each reason, if that is not the first.
 
     Raises:
         BackendError: if there is no such backend, its library is not installed, or it cannot run
-            the bundle.
-        ConfigError: if ``threads`` is no whole number from 1 up.
+            the bundle as asked.
+        ConfigError: if an option is out of range.
     """
     if name not in [AUTO, *BACKENDS]:
         raise BackendError(
             f"there is no backend {name!r}.", f"use one of {', '.join([AUTO, *BACKENDS])}."
         )
-    return _factory(name)(bundle, weights, gradients, _checked_threads(threads))
-
-
-def _factory(name: str) -> BackendFactory:
-    missing = []
-    for candidate in BACKENDS if name == AUTO else [name]:
-        target, install = BACKENDS[candidate]
-        module, attribute = target.split(":")
+    checked = _checked(options or EngineOptions())
+    if name != AUTO:
+        return _factory(name)(bundle, weights, gradients, checked)
+    reasons: list[str] = []
+    for candidate in BACKENDS:
         try:
-            factory: BackendFactory = getattr(import_module(module), attribute)
-            return factory
-        except ImportError as error:
-            missing.append((f"{candidate} ({error})", install))
+            engine = _factory(candidate)(bundle, weights, gradients, checked)
+        except BackendError as error:
+            reasons.append(f"{candidate}: {error}")
+            continue
+        _say(candidate, reasons)
+        return engine
     raise BackendError(
-        f"no backend can be loaded: {'; '.join(text for text, _ in missing)}.",
-        f"install one: {' or '.join(install for _, install in missing)}.",
+        f"no backend can run this bundle as asked: {' | '.join(reasons)}",
+        "--backend with one of these names gives its reason alone.",
     )
 
 
-def _checked_threads(threads: object) -> int | None:
-    if threads is None:
-        return None
-    if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
+def _say(chosen: str, reasons: list[str]) -> None:
+    for reason in reasons:
+        if reason not in _said:
+            _said.add(reason)
+            warnings.warn(f"{chosen} is used, for {reason}", EngineWarning, stacklevel=4)
+
+
+def _factory(name: str) -> BackendFactory:
+    target, install = BACKENDS[name]
+    module, attribute = target.split(":")
+    try:
+        factory: BackendFactory = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise BackendError(f"the backend {name} cannot be loaded ({error}).", install) from error
+    return factory
+
+
+def _checked(options: EngineOptions) -> EngineOptions:
+    if options.precision not in PRECISIONS:
         raise ConfigError(
-            f"threads must be a whole number, at least 1, got {threads!r}.",
-            "leave it out for the engine's choice.",
+            f"precision must be one of {', '.join(PRECISIONS)}, got {options.precision!r}."
         )
-    return int(threads)
+    threads = _checked_count("threads", options.threads, "leave it out for the engine's choice.")
+    budget = _checked_count(
+        "memory_budget", options.memory_budget, "it is a number of bytes; leave it out for speed."
+    )
+    return EngineOptions(threads, options.precision, budget)
+
+
+def _checked_count(name: str, value: object, hint: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ConfigError(f"{name} must be a whole number, at least 1, got {value!r}.", hint)
+    return int(value)

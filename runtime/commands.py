@@ -13,12 +13,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import ImageError
 from edgeadapt.runtime import report
+from edgeadapt.runtime.backend import PRECISIONS, Precision
 from edgeadapt.runtime.backends import AUTO, BACKENDS
 from edgeadapt.runtime.batch import Result, Settings, process
 from edgeadapt.runtime.inputs import Job, plan
 from edgeadapt.runtime.optimizer import flat_step_sizes
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.session import Session
+
+
+class Mebibytes(click.ParamType[int]):
+    """A number of MiB on the command line, bytes in the program."""
+
+    name = "MiB"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Refuse what is no number above 0."""
+        try:
+            mebibytes = float(str(value))
+        except ValueError:
+            mebibytes = 0.0
+        if not 0.0 < mebibytes < 2.0**40:
+            self.fail(f"{value!r} is no number of MiB above 0.", param, ctx)
+        return round(mebibytes * 2**20)
+
 
 _BACKEND = click.option(
     "--backend",
@@ -29,6 +49,19 @@ _BACKEND = click.option(
 )
 _THREADS = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; the engine's choice."
+)
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="fp32",
+    show_default=True,
+    help="bf16: activations in bfloat16; weights and gradients stay float32.",
+)
+_BUDGET = click.option(
+    "--memory-budget",
+    type=Mebibytes(),
+    metavar="MIB",
+    help="Most that a step's intermediate values may take; what does not fit is computed again.",
 )
 _STEPS = click.option(
     "--steps", type=click.IntRange(0), help="Gradient steps K; 0: plain inference.  [bundle's]"
@@ -55,6 +88,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @click.option("--reference", help="Sharp image, or folder of them by name: PSNR and SSIM.")
 @_BACKEND
 @_THREADS
+@_PRECISION
+@_BUDGET
 @_JSON
 def run(
     bundle: str,
@@ -68,6 +103,8 @@ def run(
     reference: str | None,
     backend: str,
     threads: int | None,
+    precision: Precision,
+    memory_budget: int | None,
     as_json: bool,
 ) -> None:
     """Adapt BUNDLE to each of INPUT... and restore it.
@@ -84,7 +121,7 @@ def run(
     settings = Settings(count, scope, step_size, every, keep_steps)
     results: list[Result] = []
     try:
-        with Session(opened, backend, threads) as session:
+        with Session(opened, backend, threads, precision, memory_budget) as session:
             _with_progress(session, jobs, settings, results)
     finally:  # Ctrl-C after an hour must not lose what that hour has shown
         if results:

@@ -12,7 +12,7 @@ import onnxruntime
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.errors import BackendError, one_line
 from edgeadapt.graphs import GRADIENT_PREFIX
-from edgeadapt.runtime.backend import F32, Frame
+from edgeadapt.runtime.backend import F32, EngineOptions, Frame
 
 # Fatal only: what fails is raised, and the library would print it a second time.
 _QUIET = 4
@@ -24,10 +24,11 @@ class OnnxRuntimeBackend:
     """See `edgeadapt.runtime.backend.Backend`. A graph is opened when it is first asked for."""
 
     def __init__(
-        self, bundle: Bundle, weights: F32, gradients: F32, threads: int | None = None
+        self, bundle: Bundle, weights: F32, gradients: F32, options: EngineOptions
     ) -> None:
+        _refuse_what_only_native_has(options)
         self._bundle = bundle
-        self._options = _session_options(threads)
+        self._options = _session_options(options.threads)
         self._loss = np.zeros((), np.float32)
         self._weights = _views(bundle, weights)
         self._gradients = _views(bundle, gradients)
@@ -116,6 +117,19 @@ class _Call:
                 f"ONNX Runtime failed on an image of {width}x{height} ({one_line(error)}).",
                 "if memory ran out, give a smaller image or a smaller scope.",
             ) from error
+
+
+def _refuse_what_only_native_has(options: EngineOptions) -> None:
+    if options.precision != "fp32":
+        raise BackendError(
+            f"ONNX Runtime runs the bundle's graphs in fp32, not {options.precision}.",
+            "leave out the precision, or use the backend native.",
+        )
+    if options.memory_budget is not None:
+        raise BackendError(
+            "ONNX Runtime cannot keep to a memory budget.",
+            "leave it out, or use the backend native.",
+        )
 
 
 def _session_options(threads: int | None) -> Any:

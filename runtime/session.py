@@ -15,7 +15,7 @@ from edgeadapt.bundle import Bundle, ImageContract, open_bundle
 from edgeadapt.errors import BackendError, BundleError, ConfigError
 from edgeadapt.image import check_frame, from_network, padded_size, to_network
 from edgeadapt.runtime import weights_file
-from edgeadapt.runtime.backend import F32, Backend, Frame
+from edgeadapt.runtime.backend import F32, Backend, EngineOptions, Frame, Precision
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.optimizer import Optimizer, make_optimizer
 
@@ -53,15 +53,23 @@ class Session:
             `Bundle`.
         backend: "auto" or a name in `edgeadapt.runtime.backends.BACKENDS`.
         threads: number of CPU threads; None leaves it to the engine.
+        precision: "fp32", or "bf16": activations in bfloat16, weights and gradients in float32.
+        memory_budget: bytes that the intermediate values of a step may take; what does not fit is
+            computed again instead of kept. None: what is fastest.
 
     Raises:
         BundleError: if the bundle is not sound.
-        BackendError: if the backend is unknown or not installed.
-        ConfigError: if ``threads`` is no whole number from 1 up.
+        BackendError: if the backend is unknown, not installed, or cannot do what is asked.
+        ConfigError: if an option is out of range.
     """
 
     def __init__(
-        self, bundle: str | Path | Bundle, backend: str = "auto", threads: int | None = None
+        self,
+        bundle: str | Path | Bundle,
+        backend: str = "auto",
+        threads: int | None = None,
+        precision: Precision = "fp32",
+        memory_budget: int | None = None,
     ) -> None:
         self.bundle = _opened(bundle)
         self._original = self.bundle.weights()
@@ -70,7 +78,11 @@ class Session:
         self._pristine = True  # the weights are the bundle's own, bit for bit
         self._frame: Frame | None = None
         self._engine: Backend | None = open_backend(
-            backend, self.bundle, self._weights, self._gradients, threads
+            backend,
+            self.bundle,
+            self._weights,
+            self._gradients,
+            EngineOptions(threads, precision, memory_budget),
         )
 
     @property

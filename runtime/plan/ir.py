@@ -25,7 +25,7 @@ Storage = Literal["arena", "image", "restored", "weights", "gradients", "constan
 
 @dataclass(frozen=True)
 class View:
-    """A tensor that lies within another: element (i, j, ...) is at offset + i * s0 + j * s1 + ..."""
+    """A tensor that lies within another: element (i, j, ...) is at offset + i * s0 + j * s1 ..."""
 
     base: str  # never a view itself
     offset: int  # in elements of the base
@@ -34,7 +34,7 @@ class View:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value: its shape, type and place. Without a view it is contiguous, the last axis fastest."""
+    """A value: its shape, type and place. Without a view it is contiguous, last axis fastest."""
 
     name: str
     shape: Shape

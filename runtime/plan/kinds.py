@@ -40,7 +40,7 @@ avg_pool            x -> y              kernel, strides, pads (counted as zeros)
 avg_pool_grad       grad_y [add] -> y   the adjoint
 max_pool            x -> y              kernel, strides, pads, dilations
 max_pool_grad       grad_y x -> y       to the first largest pixel of each window
-pad                 x -> y              pads (begin of every axis, end of every axis; negative: cut),
+pad                 x -> y              pads (begins of all axes, ends of all; negative: cut),
                                         mode ("constant" "reflect" "edge"), value
 pad_grad            grad_y -> y         the adjoint of "reflect" and "edge"
 l1_loss             a b -> value [grad] value = value_scale * sum |a - b|; grad = grad_scale *
@@ -98,9 +98,7 @@ KINDS: Mapping[str, Kind] = {
         optional_outputs=("bias",),
         attributes=(*_CONV, "bias_of"),
     ),
-    "pointwise": Kind(
-        (), tuple(f"x{i}" for i in range(MAX_INPUTS)), attributes=("expression",)
-    ),
+    "pointwise": Kind((), tuple(f"x{i}" for i in range(MAX_INPUTS)), attributes=("expression",)),
     "reduce": Kind(("x",), attributes=("how", "axes", "before", "after", "scale")),
     "matmul": Kind(("a", "b")),
     "resize": Kind(("x",), ("add",), attributes=("mode", "scale")),

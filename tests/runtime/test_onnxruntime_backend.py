@@ -11,7 +11,7 @@ import pytest
 
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError
-from edgeadapt.runtime.backend import Frame
+from edgeadapt.runtime.backend import EngineOptions, Frame
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from support.tiny_bundle import SCOPES, SHAPES, evaluate, random_parameters, write_tiny_bundle
@@ -29,7 +29,7 @@ class Opened:
         self.weights = np.empty_like(bundle.weights())
         self.set(self.parameters)
         self.gradients = np.full_like(self.weights, np.nan)
-        self.backend = OnnxRuntimeBackend(bundle, self.weights, self.gradients, threads=1)
+        self.backend = OnnxRuntimeBackend(bundle, self.weights, self.gradients, EngineOptions(1))
 
     def set(self, parameters: dict[str, np.ndarray]) -> None:
         for name, part in self.offsets.items():
@@ -165,5 +165,7 @@ def test_a_library_that_is_not_installed(tiny: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "edgeadapt.runtime.onnxruntime_backend", None)
     bundle = open_bundle(tiny)
     weights = bundle.weights()
-    with pytest.raises(BackendError, match=r"no backend can be loaded.*pip install onnxruntime"):
+    with pytest.raises(
+        BackendError, match=r"no backend can run .* cannot be loaded.*pip install onnxruntime"
+    ):
         open_backend("auto", bundle, weights, np.zeros_like(weights))
