@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt.image import to_network
-from edgeadapt.runtime.backend import EngineOptions, Frame
+from edgeadapt.runtime.backend import EngineOptions, Frame, Precision
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.optimizer import make_optimizer
 from edgeadapt.testing import compare_gradients, photo
@@ -30,12 +30,16 @@ F32 = npt.NDArray[np.float32]
 BOUND = 1e-4
 TENSOR_BOUND = 1e-2  # of one tensor
 IMAGE_BOUND = 1e-4  # absolute, of a range of 2
+# bfloat16 has 8 bits: a rounding is up to 2^-9 of a value, and some forty layers follow each other.
+# These hold what is measured to be the same work; docs/quality.md says what bfloat16 costs.
+HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 1.0, 0.1
 # Where rounding decides a sign (of an L1 loss, of a LeakyReLU), PyTorch does not agree with itself
 # in another layout. In a large image one such pixel is little; in a small one it is not, but the
 # next image has none. A fault is in every image.
 _TRIES = 5
 _PAUSE_SECONDS = 0.1  # threads of the engine before spin for a while after their work
 _TORCH = "torch"
+HALF = " bf16"  # the end of the name of a peer that computes in bfloat16
 
 
 class Peer(Protocol):
@@ -72,22 +76,33 @@ class Agreement:
     worst_tensor: float  # relative L2
     image: float  # largest absolute difference
 
-    @property
-    def ok(self) -> bool:
-        """Whether all are within their bounds; NaN is not."""
+    def within_bounds(self, half: bool = False) -> bool:
+        """Whether all are within the bounds of float32, or of bfloat16; NaN is not."""
         values = (self.loss, self.gradients, self.worst_tensor, self.image)
         bounds = (BOUND, BOUND, TENSOR_BOUND, IMAGE_BOUND)
+        if half:
+            bounds = (HALF_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND)
         return all(value <= bound for value, bound in zip(values, bounds, strict=True))
 
 
 class RuntimePeer:
     """This runtime: a backend on arrays as a session has them, and the session's optimizer."""
 
-    def __init__(self, bundle: Bundle, backend: str, image: F32, scope: str, threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: str,
+        image: F32,
+        scope: str,
+        threads: int,
+        precision: Precision = "fp32",
+    ) -> None:
         weights = bundle.weights()
         self._flat = np.zeros_like(weights)
         self._bundle, self._scope = bundle, scope
-        self._backend = open_backend(backend, bundle, weights, self._flat, EngineOptions(threads))
+        self._backend = open_backend(
+            backend, bundle, weights, self._flat, EngineOptions(threads, precision)
+        )
         self._optimizer = make_optimizer(bundle, weights, self._flat, scope, None)
         self._frame = Frame(image, np.empty_like(image))
 
@@ -115,9 +130,10 @@ def is_torch(name: str) -> bool:
     return name.startswith(_TORCH)
 
 
-def torch_names(with_compile: bool) -> list[str]:
+def torch_names(with_compile: bool, half: bool = False) -> list[str]:
     """The ways to run PyTorch; the first is the reference."""
-    return [_TORCH, f"{_TORCH} channels-last", *([f"{_TORCH} compile"] if with_compile else [])]
+    names = [_TORCH, f"{_TORCH} channels-last", *([f"{_TORCH} compile"] if with_compile else [])]
+    return names + [name + HALF for name in names] if half else names
 
 
 def make_peer(name: str, bundle: Bundle, work: Work, seed: int = 0) -> Peer:
@@ -125,7 +141,9 @@ def make_peer(name: str, bundle: Bundle, work: Work, seed: int = 0) -> Peer:
     picture = photo(seed, work.height, work.width)
     image = to_network(picture, bundle.manifest.image.size_multiple)
     if not is_torch(name):
-        return RuntimePeer(bundle, name, image, work.scope, work.threads)
+        precision: Precision = "bf16" if name.endswith(HALF) else "fp32"
+        backend = name.removesuffix(HALF)
+        return RuntimePeer(bundle, backend, image, work.scope, work.threads, precision)
     from edgeadapt.benchmarks.torch_peer import TorchPeer
 
     words = name.split()
@@ -137,6 +155,7 @@ def make_peer(name: str, bundle: Bundle, work: Work, seed: int = 0) -> Peer:
         work.factory,
         channels_last="channels-last" in words,
         compiled="compile" in words,
+        bf16=name.endswith(HALF),
     )
 
 
@@ -176,7 +195,7 @@ def compare(peers: Mapping[str, Peer]) -> dict[str, Agreement]:
             float(np.max([_relative(own[key], others[key]) for key in others])),  # NaN stays
             float(np.abs(own_image.astype(np.float64) - image).max()),
         )
-        if not result[name].ok:
+        if not result[name].within_bounds(half=name.endswith(HALF)):
             raise EdgeadaptError(
                 f"{name} and {reference} do not agree ({result[name]}); nothing was timed.",
                 "`edgeadapt check` compares the bundle with PyTorch in float64.",

@@ -18,6 +18,7 @@ from edgeadapt.benchmarks.peers import Work
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.export.trust import trusted_factory
+from edgeadapt.runtime.backend import PRECISIONS, EngineOptions
 from edgeadapt.runtime.backends import BACKENDS, open_backend
 from edgeadapt.runtime.report import console, print_json, print_table
 
@@ -53,6 +54,7 @@ def _parse_sizes(
 @click.option("--scope", default="all", show_default=True, help="Which parameters change.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of everyone.  [every core]")
 @click.option("--compile", "compiled", is_flag=True, help="PyTorch's compiler too; takes minutes.")
+@click.option("--bf16", "half", is_flag=True, help="Everyone who can, in bfloat16 as well.")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in its own process.")
 @click.option("--model", help="Factory of a network that is not edgeadapt's own: file.py:callable.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV to add the rows to.")
@@ -64,6 +66,7 @@ def peers(
     scope: str,
     threads: int | None,
     compiled: bool,
+    half: bool,
     memory: bool,
     model: str | None,
     out: Path | None,
@@ -81,7 +84,9 @@ def peers(
     if factory is None:
         # The reason may quote the bundle: no markup.
         console(stderr=True).print(f"Only edgeadapt is measured: {reason}.", markup=False)
-    names = [*_backends(opened), *([] if factory is None else measuring.torch_names(compiled))]
+    names = _backends(opened, half)
+    if factory is not None:
+        names += measuring.torch_names(compiled, half)
     rows = []
     for height, width in sizes:
         cores = threads or usable_cores()
@@ -96,16 +101,18 @@ def peers(
         _print(rows)
 
 
-def _backends(bundle: Bundle) -> list[str]:
+def _backends(bundle: Bundle, half: bool) -> list[str]:
     """The backends that can run the bundle, the one that `auto` takes first."""
     weights = bundle.weights()
     found, failures = [], []
-    for name in BACKENDS:
-        try:
-            open_backend(name, bundle, weights, weights.copy())
-            found.append(name)
-        except BackendError as error:
-            failures.append(str(error))
+    for precision in PRECISIONS if half else PRECISIONS[:1]:
+        for name in BACKENDS:
+            options = EngineOptions(precision=precision)
+            try:
+                open_backend(name, bundle, weights, weights.copy(), options)
+                found.append(name + (measuring.HALF if precision == "bf16" else ""))
+            except BackendError as error:
+                failures.append(str(error))
     if not found:
         raise BackendError(" | ".join(failures))
     return found

@@ -1,4 +1,4 @@
-"""PyTorch as a peer: eager in either memory layout, or compiled."""
+"""PyTorch as a peer: eager in either memory layout, or compiled, in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F32 = npt.NDArray[np.float32]
 
 
 class TorchPeer:
-    """The bundle's network in PyTorch, float32, with the bundle's weights and PyTorch's optimizer.
+    """The bundle's network in PyTorch with the bundle's weights and PyTorch's optimizer.
 
     Sets the number of PyTorch's threads for the whole process.
 
@@ -29,6 +29,7 @@ class TorchPeer:
         factory: called with the bundle's options, gives the network.
         channels_last: layout of image and weights.
         compiled: by `torch.compile`, when it is first called.
+        bf16: forward pass and loss under autocast to bfloat16; weights and gradients are float32.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class TorchPeer:
         factory: str,
         channels_last: bool = False,
         compiled: bool = False,
+        bf16: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -50,6 +52,7 @@ class TorchPeer:
         self._parameters = {n: p for n, p in network.named_parameters() if n in names}
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in names)
+        self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         self._image = torch.from_numpy(image).to(memory_format=layout)
         self._optimizer = _optimizer(bundle, self._parameters)
         self._loss, self._restore = network.adaptation_loss, network.restore
@@ -61,15 +64,16 @@ class TorchPeer:
     def step(self) -> float:
         """Forward, loss, backward and update."""
         self._optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self._loss(self._image).sum()
+        with self._autocast:
+            loss: Tensor = self._loss(self._image).sum()
         torch.autograd.backward(loss)
         self._optimizer.step()
         return loss.item()
 
     def restore(self) -> F32:
         """The restored image, without a graph."""
-        with torch.no_grad():
-            restored: F32 = self._restore(self._image).numpy()
+        with torch.no_grad(), self._autocast:
+            restored: F32 = self._restore(self._image).float().numpy()
         return restored
 
     def gradients(self) -> Mapping[str, F32]:

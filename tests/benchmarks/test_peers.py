@@ -67,7 +67,7 @@ def test_everyone_computes_the_same_for_several_steps(net: Path, scope: str) -> 
     bundle = open_bundle(net)
     names = [*BACKENDS, *torch_names(with_compile=False)]
     opened, first = make_peers(names, bundle, work(net, scope))
-    assert all(agreement.ok for agreement in first.values())
+    assert all(agreement.within_bounds() for agreement in first.values())
     assert first["torch"].gradients == 0
     assert set(opened["torch"].gradients()) == set(bundle.scope(scope).parameters)
     losses = [{name: peer.step() for name, peer in opened.items()} for _ in range(3)]
@@ -229,7 +229,18 @@ def test_a_refusal_is_one_line(
 
 def test_the_bounds_hold_what_they_say() -> None:
     good = peers.Agreement(0.0, 0.0, 0.0, 0.0)
-    assert good.ok
+    assert good.within_bounds()
     for name in ("loss", "gradients", "worst_tensor", "image"):
-        assert not replace(good, **{name: 0.02}).ok
-        assert not replace(good, **{name: float("nan")}).ok
+        assert not replace(good, **{name: 0.02}).within_bounds()
+        assert not replace(good, **{name: float("nan")}).within_bounds(half=True)
+        assert replace(good, **{name: 0.02}).within_bounds(half=True)
+        assert not replace(good, **{name: 1.1}).within_bounds(half=True)
+
+
+def test_pytorch_in_bfloat16_does_the_same_work_in_fewer_bits(net: Path) -> None:
+    _, found = make_peers(
+        ("torch", "torch bf16", "torch channels-last bf16"), open_bundle(net), work(net)
+    )
+    for name in ("torch bf16", "torch channels-last bf16"):
+        assert 1e-5 < found[name].gradients < peers.HALF_BOUND  # float32 would be closer
+        assert found[name].image > 1e-5
