@@ -13,6 +13,8 @@ conv                x0 [x1 x2 x3] weight [bias] [add0] [add1] [post] [mask] -> y
     ``mask`` is given: times 1 where mask > 0, times ``mask_slope`` elsewhere. ``weight`` is
     the parameter (Co, Ci / group, kh, kw), transposed (Ci, Co / group, kh, kw), as it lies in the
     flat array, or after the stage `pack` what `pack_weights` made of it.
+    ``compute`` "bf16" rounds what is multiplied to bfloat16 and adds up in float32; it is "f32"
+    where it is absent, and belongs to pack_weights and conv_weight_grad as well.
     kernel (2), strides (2), pads (top, left, bottom, right; may be negative), dilations (2), group,
     transposed, slope | None, mask_slope, out_channels (first, count) of the weight's; y has
     ``count`` channels. The size of y is the tensor's own: what a transposed convolution leaves open
@@ -78,6 +80,7 @@ class Kind:
     outputs: tuple[str, ...] = ("y",)
     optional_outputs: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    optional_attributes: tuple[str, ...] = ()
 
 
 _WINDOW = ("kernel", "strides", "pads")
@@ -89,14 +92,20 @@ KINDS: Mapping[str, Kind] = {
         ("x0", "weight"),
         (*_SOURCES, "bias", "add0", "add1", "post", "mask"),
         attributes=(*_CONV, "transposed", "slope", "mask_slope", "out_channels"),
+        optional_attributes=("compute",),
     ),
-    "pack_weights": Kind(("weight",), attributes=(*_CONV, "transposed", "out_channels")),
+    "pack_weights": Kind(
+        ("weight",),
+        attributes=(*_CONV, "transposed", "out_channels"),
+        optional_attributes=("compute",),
+    ),
     "conv_weight_grad": Kind(
         ("x0", "grad_y"),
         (*_SOURCES, "sum_weight", "sum_bias"),
         outputs=("weight",),
         optional_outputs=("bias",),
         attributes=(*_CONV, "bias_of"),
+        optional_attributes=("compute",),
     ),
     "pointwise": Kind((), tuple(f"x{i}" for i in range(MAX_INPUTS)), attributes=("expression",)),
     "reduce": Kind(("x",), attributes=("how", "axes", "before", "after", "scale")),

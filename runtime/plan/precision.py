@@ -1,0 +1,62 @@
+"""Which tensors of a program are held in bfloat16, and which convolutions multiply in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeadapt.runtime.plan.ir import Program, Tensor
+
+# The kinds whose kernels read and write bfloat16 in these roles; any other keeps its operands in
+# float32. Sums and what belongs to parameters are float32 everywhere.
+_HALF_ROLES = {
+    "conv": {"x0", "x1", "x2", "x3", "add0", "add1", "post", "mask", "y"},
+    "conv_weight_grad": {"x0", "x1", "x2", "x3", "grad_y"},
+    "pointwise": {f"x{i}" for i in range(8)} | {"y"},
+    "resize": {"x", "add", "y"},
+    "resize_grad": {"grad_y", "add", "y"},
+    "avg_pool": {"x", "y"},
+    "avg_pool_grad": {"grad_y", "add", "y"},
+    "l1_loss": {"a", "b", "grad"},
+}
+_COMPUTE = ("conv", "conv_weight_grad")
+
+
+def to_bf16(program: Program) -> Program:
+    """Hold images of the arena in bfloat16 where every operation on them can, and multiply in it.
+
+    The image, its restoration, losses, weights and gradients stay float32; every sum is added up in
+    float32 and rounded once, when it is stored.
+    """
+    barred = _barred(program)
+    tensors = {
+        name: replace(tensor, dtype="bf16")
+        if tensor.base not in barred and _is_image(program.tensors[tensor.base])
+        else tensor
+        for name, tensor in program.tensors.items()
+    }
+    ops = tuple(
+        op.with_attributes(compute="bf16") if op.kind in _COMPUTE else op for op in program.ops
+    )
+    return replace(program, tensors=tensors, ops=ops)
+
+
+def _barred(program: Program) -> set[str]:
+    """Tensors that must stay float32: read from outside, or an operand that has to be float32."""
+    barred = {program.base(name) for name in program.outputs}
+    for op in program.ops:
+        allowed = _HALF_ROLES.get(op.kind, set())
+        for role, name in (*op.inputs.items(), *op.outputs.items()):
+            if role not in allowed:
+                barred.add(program.base(name))
+    return barred
+
+
+def _is_image(tensor: Tensor) -> bool:
+    """Whether this is an activation: one value a pixel and channel."""
+    return (
+        tensor.storage == "arena"
+        and tensor.dtype == "f32"
+        and len(tensor.shape) == 4
+        and tensor.shape[0] == 1
+        and tensor.shape[2] * tensor.shape[3] > 1
+    )
