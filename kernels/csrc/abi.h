@@ -26,6 +26,12 @@ struct Entry {
   int64_t argument_bytes;  // sizeof the struct: compared with Python's when the library is opened
 };
 
+// Where a kernel file says what it offers, once, inside namespace edgeadapt::EA_LEVEL; `stem` is the
+// file's name: EA_ENTRIES(conv, {"conv", conv, conv_scratch, sizeof(ConvArgs)}, {"pack", ...})
+#define EA_ENTRIES(stem, ...)                            \
+  extern const Entry stem##_entries[] = {__VA_ARGS__};   \
+  extern const int64_t stem##_entry_count = sizeof stem##_entries / sizeof(Entry)
+
 struct Call {
   Kernel run;
   const void* arguments;
