@@ -1,0 +1,151 @@
+// How the weight gradient is cut into pieces. Everything here follows from sizes alone: never from
+// pointers, and never from the number of threads, on which results must not depend.
+#pragma once
+
+#include "block.h"
+#include "weight_grad_tile.h"
+
+namespace edgeadapt {
+namespace EA_LEVEL {
+
+struct ConvWeightGradArgs {
+  Plane x[4];     // a concatenation along channels; absent ones are null, after the others
+  Plane grad_y;   // (1, group * co, height, width)
+  float* weight;  // (group * co, ci, kernel), contiguous
+  float* bias;    // of grad_y's or x's channels
+  int64_t add_weight, add_bias;  // += instead of =
+  int64_t bias_of;               // BiasOf
+  int64_t kernel[2], strides[2], pads[2], dilations[2], group;  // pads: top, left; may be negative
+  void* scratch;
+};
+
+enum BiasOf : int64_t { BIAS_NONE = 0, BIAS_GRAD_Y = 1, BIAS_X = 2 };
+
+namespace {
+
+constexpr int64_t line = 64;  // bytes
+
+// Whether dot() is one instruction; if not, bfloat16 is packed as float32.
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+constexpr bool native_bf16 = true;
+#else
+constexpr bool native_bf16 = false;
+#endif
+
+EA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+EA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+EA_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+EA_INLINE int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+EA_INLINE int64_t clamp(int64_t a, int64_t low, int64_t high) {
+  return a < low ? low : a > high ? high : a;
+}
+
+// The taps of one axis. Tap t of output i reads input i * stride + t * dilation - pad. Inputs that a
+// stride sets apart are packed as phases; only those that some tap reads are, so that 1x1 with
+// stride 2 has one. Taps `period` apart read the same phase.
+struct Axis {
+  int64_t taps, stride, dilation, pad, period;
+  Axis(const ConvWeightGradArgs& a, int axis)
+      : taps(a.kernel[axis]), stride(a.strides[axis]), dilation(a.dilations[axis]), pad(a.pads[axis]) {
+    period = 1;
+    while (period * dilation % stride) period++;
+  }
+  int64_t phases() const { return smaller(taps, period); }
+  int64_t phase_begin(int64_t phase) const { return phase * dilation % stride; }  // input of output 0
+  int64_t shift(int64_t tap) const { return tap * dilation / stride; }  // of tap 0 of the phase
+  int64_t overhang() const { return shift(taps - 1); }  // elements of a phase beyond the outputs
+  int64_t first(int64_t output) const { return output * stride - pad; }
+};
+
+// The pixels [begin, end) of grad_y along one axis.
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+struct Plan {
+  Axis down, right;
+  bool half;  // pixels are packed as bfloat16, otherwise as float32
+  int64_t in_channels, out_channels, ci, co;  // of all groups; of one group
+  int64_t streams;                            // of a group: ci * taps
+  int64_t weights, biases;
+  Split row_blocks{1, 1}, column_blocks{1, 1};
+  int64_t pitch;      // elements between rows of a packed plane, the same for x and grad_y
+  bool flat;          // a packed plane is run through as if it were one long row
+  int64_t x_plane, grad_plane;  // elements of one packed plane
+  Split slices{1, 1};           // of the blocks; each has its own sums
+  Split chunks{1, 1};           // of the output channels, or of the groups if there are several
+
+  explicit Plan(const ConvWeightGradArgs& a) : down(a, 0), right(a, 1) {
+    in_channels = 0;
+    half = native_bf16 && a.grad_y.dtype == BF16;
+    for (const Plane& x : a.x) {
+      in_channels += x.channels;
+      half = half && (x.channels == 0 || x.dtype == BF16);
+    }
+    out_channels = a.grad_y.channels;
+    ci = in_channels / a.group;
+    co = out_channels / a.group;
+    streams = ci * down.taps * right.taps;
+    weights = out_channels * streams;
+    biases = a.bias_of == BIAS_X ? in_channels : a.bias_of == BIAS_GRAD_Y ? out_channels : 0;
+    cut_blocks(a.grad_y.height, a.grad_y.width);
+    cut_work(a.group);
+  }
+
+  int64_t element() const { return half ? 2 : 4; }
+  int64_t vector() const { return 4 * lanes / element(); }
+  int64_t planes() const { return down.phases() * right.phases(); }  // of one channel of x
+  int64_t blocks() const { return row_blocks.parts * column_blocks.parts; }
+  int64_t sums() const { return round_up(weights + biases, line / 4); }  // elements of one slice
+
+  int64_t offsets_bytes() const { return round_up(streams * 8, line); }
+  int64_t x_bytes() const { return round_up(in_channels * planes() * x_plane * element(), line); }
+  int64_t grad_bytes() const { return round_up(chunk_channels() * grad_plane * element(), line); }
+  int64_t thread_bytes() const { return offsets_bytes() + x_bytes() + grad_bytes(); }
+  int64_t chunk_channels() const { return divide_up(chunks.count, chunks.parts) * unit(); }
+  int64_t unit() const { return out_channels / chunks.count; }  // channels that stay together
+
+ private:
+  // Blocks are large, to have few halos and few foldings of sums, but fit the L2 cache.
+  void cut_blocks(int64_t height, int64_t width) {
+    const int64_t cache = 400 << 10;
+    const int64_t pixel_bytes = element() * (in_channels * planes() * 5 / 4 + out_channels);
+    const int64_t area = clamp(cache / pixel_bytes, 512, 4096);
+    const int64_t widest = area > 2048 ? 256 : area > 1024 ? 192 : 128;
+    column_blocks = Split(width, width < 2 * widest ? 2 * widest : widest);
+    const int64_t columns = divide_up(width, column_blocks.parts);
+    // A small image is cut further, so that there is work for several threads.
+    const int64_t enough = divide_up(height * column_blocks.parts, 8);
+    int64_t rows = clamp(area / columns, 1, height);
+    rows = smaller(rows, larger(enough, divide_up(512, columns)));
+    row_blocks = Split(height, rows);
+    rows = divide_up(height, row_blocks.parts);
+    lay_out(rows, columns);
+  }
+
+  void lay_out(int64_t rows, int64_t columns) {
+    const int64_t by_rows = rows * divide_up(columns, vector());
+    const int64_t tight = columns + right.overhang();
+    flat = divide_up(rows * tight, vector()) < by_rows;
+    pitch = flat ? tight : round_up(round_up(columns, vector()) + right.overhang(), vector());
+    x_plane = odd_lines((rows + down.overhang()) * pitch + right.overhang() + vector());
+    grad_plane = odd_lines(rows * pitch + vector());
+  }
+
+  // Planes an odd number of cache lines apart spread over the sets of the L1 cache.
+  int64_t odd_lines(int64_t elements) const {
+    return (divide_up(elements * element(), line) | 1) * line / element();
+  }
+
+  void cut_work(int64_t group) {
+    slices = Split(blocks(), divide_up(blocks(), weights > (16 << 10) ? 8 : 16));
+    chunks = group == 1 ? Split(out_channels, out_channels) : Split(group, group);
+    const int64_t wanted = smaller(divide_up(8, slices.parts), out_channels / 8);
+    if (wanted > 1) chunks = Split(chunks.count, divide_up(chunks.count, wanted));
+  }
+};
+
+}  // namespace
+}  // namespace EA_LEVEL
+}  // namespace edgeadapt
