@@ -16,8 +16,8 @@ WORKERS ?= 2
 
 FOLDERS := core training export kernels runtime benchmarks
 # With the folders themselves, so that a removed file counts as a change.
-SOURCES := pyproject.toml VERSION README.md LICENSE \
-	$(shell find $(FOLDERS) -name __pycache__ -prune -o -print)
+SOURCES := pyproject.toml setup.py VERSION README.md LICENSE \
+	$(shell find $(FOLDERS) -name __pycache__ -prune -o -name '_native.so*' -prune -o -print)
 
 # Python must not find the folders of this tree before the installed package.
 export PYTHONSAFEPATH := 1
@@ -53,23 +53,24 @@ bench: .venv/tests-installed
 	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" -p no:xdist $(PYTEST_ARGS)
 
 clean:
-	rm -rf .venv .venv-demo .view build dist demo *.egg-info
+	rm -rf .venv .venv-demo .view build dist demo *.egg-info kernels/_native.so*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 
 # The package is installed as a user installs it, not in place: what is tested is what ships. pip
-# builds in build/ and would ship a file that was removed since, hence the rm.
+# builds in build/ and would ship a file that was removed since, hence the rm; compiled kernels stay
+# in build/temp*, which takes part of what changed only.
 .venv-demo/installed: $(SOURCES) | .venv-demo/bin/python
-	rm -rf build
+	rm -rf build/lib* build/bdist*
 	.venv-demo/bin/pip install -q $(PIP_ARGS) ".[demo]"
 	@touch $@
 
 .venv/tests-installed: $(SOURCES) | .venv/torch-installed
-	rm -rf build
+	rm -rf build/lib* build/bdist*
 	.venv/bin/pip install -q $(PIP_ARGS) ".[test]"
 	@touch $@
 
 .venv/checks-installed: $(SOURCES) | .venv/torch-installed
-	rm -rf build
+	rm -rf build/lib* build/bdist*
 	.venv/bin/pip install -q $(PIP_ARGS) ".[dev]"
 	@touch $@
 

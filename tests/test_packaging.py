@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -12,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeadapt.kernels.build import LEVELS
+from edgeadapt.kernels.library import Library
 from support.tree import FOLDERS, PYPROJECT, ROOT, copy_tree, package_files, tracked_files
 
 BUILD = """
@@ -21,28 +26,55 @@ print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
 """
 
 
-def build(kind: str, place: Path) -> Path:
+def build(kind: str, place: Path, **variables: str) -> Path:
     source, result = copy_tree(place / "source"), place / "result"
     result.mkdir()
+    environment = {**os.environ, "CXX": "", "EDGEADAPT_LEVELS": "", **variables}
     # A stranger's build shows warnings of setuptools; ours must have none of its deprecations.
     command = [sys.executable, "-W", "error::DeprecationWarning:setuptools", "-c", BUILD]
     done = subprocess.run(
-        [*command, kind, str(result)], cwd=source, capture_output=True, text=True, check=False
+        [*command, kind, str(result)],
+        cwd=source,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
+    without = "edgeadapt is installed WITHOUT its native engine: no C++ compiler: found neither of "
+    assert (without in done.stderr) == (environment["CXX"] == "no-such-compiler")
     return result / done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    with zipfile.ZipFile(build("build_wheel", tmp_path_factory.mktemp("wheel"))) as archive:
+    """Without a compiler: any machine can build it."""
+    place = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(build("build_wheel", place, CXX="no-such-compiler")) as archive:
         yield archive
 
 
+def files_of(wheel: zipfile.ZipFile) -> set[str]:
+    return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
 def test_the_wheel_holds_the_files_of_the_tree_and_no_other(wheel):
-    shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert shipped == set(package_files())
-    assert {"edgeadapt/errors.py", "edgeadapt/py.typed"} <= shipped  # the tree is not empty
+    assert files_of(wheel) == set(package_files())
+    assert {"edgeadapt/errors.py", "edgeadapt/py.typed"} <= files_of(wheel)  # is not empty
+    assert wheel.filename is not None
+    assert wheel.filename.endswith("-py3-none-any.whl")
+
+
+def test_with_a_compiler_the_wheel_holds_the_library_too_and_is_for_this_platform(tmp_path):
+    name = "edgeadapt/kernels/_native.so"
+    level = next(iter(LEVELS.get(platform.machine(), ["baseline"])))  # one will do
+    file = build("build_wheel", tmp_path, EDGEADAPT_LEVELS=level)
+    assert re.search(r"-py3-none-\w+_\w+\.whl$", file.name)
+    with zipfile.ZipFile(file) as wheel:
+        assert files_of(wheel) == {*package_files(), name}
+        library = Library(Path(wheel.extract(name, tmp_path)))
+    assert library.levels == (level,)
+    assert "sgd" in library.names(level)
 
 
 def test_the_wheel_says_what_it_needs(wheel):
@@ -65,7 +97,15 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(tmp_path):
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {file.relative_to(ROOT).as_posix() for file in package_files().values()}
     assert sources <= names
-    assert {"pyproject.toml", "LICENSE", "README.md", "VERSION", "tools/view.py"} <= names
+    assert {
+        "pyproject.toml",
+        "setup.py",
+        "LICENSE",
+        "README.md",
+        "VERSION",
+        "tools/view.py",
+    } <= names
+    assert not [name for name in names if "_native.so" in name]
 
 
 def test_the_manifest_names_every_folder_and_file_at_the_top():

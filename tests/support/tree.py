@@ -15,7 +15,9 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LIBRARY = "_native.so"  # of an editable install, which compiles it into the tree
 FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]  # package -> folder
+IGNORED = shutil.ignore_patterns("__pycache__", LIBRARY)
 
 
 def package_files() -> dict[str, Path]:
@@ -24,7 +26,7 @@ def package_files() -> dict[str, Path]:
         f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder).as_posix()}": file
         for package, folder in FOLDERS.items()
         for file in sorted((ROOT / folder).rglob("*"))
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and "__pycache__" not in file.parts and file.name != LIBRARY
     }
 
 
@@ -44,7 +46,7 @@ def tracked_files() -> list[Path]:
 def copy_tree(place: Path) -> Path:
     """Copy to ``place`` what building the package and viewing it needs; returns ``place``."""
     for folder in (*FOLDERS.values(), "tools"):
-        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "VERSION", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copytree(ROOT / folder, place / folder, ignore=IGNORED)
+    for name in ("pyproject.toml", "setup.py", "VERSION", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, place / name)
     return place
