@@ -1,0 +1,209 @@
+// Convolution and transposed convolution of planar images, directly: see kernels/reference/conv.py
+// for what is computed.
+//
+// A task is a block of the output. It copies the part of the input it needs to its thread's memory
+// (block.h), small enough to stay in the L2 cache, and sums up tiles of a few channels by a few
+// vectors of pixels in registers (conv_tile.h). Any kernel, stride and dilation is a list of places
+// in the block; a transposed convolution has one such list for each phase of the output. Sums pass
+// through a buffer in the L1 cache to be finished (conv_finish.h). An output's sum runs over channels
+// and taps in one order, so neither blocks nor threads change the result.
+#include "conv_finish.h"
+#include "conv_plan.h"
+#include "conv_tile.h"
+
+namespace edgeadapt {
+namespace EA_LEVEL {
+namespace {
+
+// A vector of pixels of the output: where its input begins in the block, and what it is of y.
+struct Spot {
+  int64_t block;
+  int64_t row, column;  // of y
+  int64_t count;        // elements of y
+};
+
+// The part of the output that a task writes, and where it finds what it needs.
+struct Work {
+  const ConvArgs* args;
+  const ConvPlan* plan;
+  const Finish* finish;
+  int64_t group;
+  int64_t first_row, rows, first_column, vectors;  // in steps, and in vectors of steps
+  int64_t row_phase;
+  int64_t* taps;
+  float* sums;
+  char* block;
+};
+
+// The places in the block of one phase's taps, in the order of the packed weights.
+static int64_t list_taps(const ConvPlan& plan, int64_t row_phase, int64_t column_phase,
+                         int64_t* list) {
+  int64_t count = 0, down, right;
+  for (int64_t u = 0; u < plan.rows.kernel; u++) {
+    if (!tap_offset(plan.rows, row_phase, u, &down)) continue;
+    for (int64_t v = 0; v < plan.columns.kernel; v++) {
+      if (!tap_offset(plan.columns, column_phase, v, &right)) continue;
+      down -= plan.rows.low;
+      right -= plan.columns.low;
+      list[count++] = down * plan.window.row_pitch +
+                      right % plan.window.phases * plan.window.phase_pitch +
+                      right / plan.window.phases;
+      down += plan.rows.low;
+    }
+  }
+  return count;
+}
+
+static Spot find_spot(const Work& work, int64_t index) {
+  const ConvPlan& plan = *work.plan;
+  const int64_t r = index / work.vectors, v = index % work.vectors;
+  const int64_t step = work.first_column + v * lanes;
+  const int64_t column = step * plan.columns.out_step;
+  const int64_t left = work.args->y.width - column, full = lanes * plan.columns.out_step;
+  return Spot{r * plan.rows.in_step * plan.window.row_pitch + v * lanes,
+              (work.first_row + r) * plan.rows.out_step + work.row_phase, column,
+              left < full ? left : full};
+}
+
+// One tile of channels of the output, [channel, channel + channels) of the group, at all places of
+// the block.
+template <int channels, class Lane>
+static void run_tile(const Work& work, int64_t channel, int64_t rows) {
+  constexpr int vectors = tile_vectors(channels);
+  const ConvPlan& plan = *work.plan;
+  const WeightOrder order{plan.in_lanes, plan.group_out};
+  const int64_t phases = plan.columns.out_step, total = rows * work.vectors;
+  const int64_t y_channel = work.group * plan.group_out + channel;
+  float bias[channels] = {};
+  for (int i = 0; i < channels && work.args->bias; i++) bias[i] = work.args->bias[y_channel + i];
+  const Lane* const block = reinterpret_cast<const Lane*>(work.block);
+  constexpr int64_t phase_pitch = channels * vectors * lanes;
+  float* const joined = work.sums + phases * phase_pitch;
+
+  for (int64_t first = 0; first < total; first += vectors) {
+    // Behind the last place its own sums are computed again and dropped.
+    const int64_t count = total - first < vectors ? total - first : vectors;
+    Spot spots[vectors];
+    const Lane* x[vectors];
+    for (int64_t j = 0; j < vectors; j++) {
+      spots[j] = find_spot(work, first + (j < count ? j : count - 1));
+      x[j] = block + spots[j].block;
+    }
+    const int64_t* taps = work.taps;
+    for (int64_t p = 0; p < phases; p++) {
+      const int64_t taps_here = phase_taps(plan.rows, plan.columns, work.row_phase, p);
+      const Lane* const weights =
+          static_cast<const Lane*>(work.args->weights) + work.group * plan.group_weights +
+          tile_begin(order, plan.rows, plan.columns, work.row_phase, p, channel);
+      convolve_tile<channels, vectors>(work.sums + p * phase_pitch, x,
+                                       Taps{taps, taps_here, plan.in_lanes, plan.window.channel_pitch},
+                                       weights, bias);
+      taps += taps_here;
+    }
+    for (int i = 0; i < channels; i++) {
+      for (int64_t j = 0; j < count; j++) {
+        const float* sums = work.sums + (i * vectors + j) * lanes;
+        if (phases > 1) {
+          interleave(joined, sums, phases, phase_pitch);
+          sums = joined;
+        }
+        finish_row(*work.finish, sums, y_channel + i, spots[j].row, spots[j].column,
+                   spots[j].count);
+      }
+    }
+  }
+}
+
+template <class Lane>
+static void run_tile_of(int64_t channels, const Work& work, int64_t channel, int64_t rows) {
+  switch (channels) {
+    case 1: return run_tile<1, Lane>(work, channel, rows);
+    case 2: return run_tile<2, Lane>(work, channel, rows);
+    case 3: return run_tile<3, Lane>(work, channel, rows);
+    case 4: return run_tile<4, Lane>(work, channel, rows);
+#if EA_REGISTERS == 32
+    case 6: return run_tile<6, Lane>(work, channel, rows);
+    case 8: return run_tile<8, Lane>(work, channel, rows);
+#endif
+  }
+}
+
+// The channels [begin, end) of the group, all phases of the rows.
+static void run_block(Work& work, int64_t begin, int64_t end) {
+  const ConvPlan& plan = *work.plan;
+  for (int64_t f = 0; f < plan.rows.out_step; f++) {
+    work.row_phase = f;
+    // Steps whose output row of this phase exists.
+    const int64_t exist = (work.args->y.height - f + plan.rows.out_step - 1) / plan.rows.out_step;
+    const int64_t rows = exist - work.first_row < work.rows ? exist - work.first_row : work.rows;
+    int64_t* list = work.taps;
+    for (int64_t p = 0; p < plan.columns.out_step; p++) list += list_taps(plan, f, p, list);
+    int64_t channel = 0;
+    while (channel < end) {
+      const int64_t channels = tile_channels(plan.group_out - channel);
+      if (channel >= begin) {
+        if (work.args->compute == BF16)
+          run_tile_of<int32_t>(channels, work, channel, rows);
+        else
+          run_tile_of<float>(channels, work, channel, rows);
+      }
+      channel += channels;
+    }
+  }
+}
+
+static void run_task(const ConvArgs& args, const ConvPlan& plan, const Finish& finish, int64_t task,
+                     int64_t thread) {
+  Work work{&args, &plan, &finish, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr};
+  char* const memory = static_cast<char*>(args.scratch) + thread * plan.thread_bytes;
+  work.taps = reinterpret_cast<int64_t*>(memory);
+  work.sums = reinterpret_cast<float*>(memory + plan.taps_bytes);
+  work.block = memory + plan.taps_bytes + plan.sums_bytes;
+
+  const int64_t part = task % plan.parts, across = task / plan.parts % plan.blocks_across;
+  const int64_t band = task / plan.parts / plan.blocks_across % plan.bands;
+  work.group = task / plan.parts / plan.blocks_across / plan.bands;
+  work.first_row = band * plan.band_rows;
+  work.rows = plan.steps_down - work.first_row < plan.band_rows ? plan.steps_down - work.first_row
+                                                                : plan.band_rows;
+  const int64_t first_vector = across * plan.block_vectors;
+  work.first_column = first_vector * lanes;
+  work.vectors = plan.vectors - first_vector < plan.block_vectors ? plan.vectors - first_vector
+                                                                  : plan.block_vectors;
+
+  Window window = plan.window;
+  window.top = work.first_row * plan.rows.in_step + plan.rows.low;
+  window.left = work.first_column * plan.columns.in_step + plan.columns.low;
+  window.rows = (work.rows - 1) * plan.rows.in_step + plan.rows.high - plan.rows.low + 1;
+  window.columns = work.vectors * lanes + plan.halo_columns;
+  const int64_t first = work.group * plan.group_in;
+  if (args.compute == BF16)
+    pack_block(reinterpret_cast<uint32_t*>(work.block), args.sources, first, plan.group_in, window);
+  else
+    pack_block(reinterpret_cast<float*>(work.block), args.sources, first, plan.group_in, window);
+  run_block(work, part * plan.part_channels, plan.group_out < (part + 1) * plan.part_channels
+                                                 ? plan.group_out
+                                                 : (part + 1) * plan.part_channels);
+}
+
+static void conv(const void* arguments, Team& team) {
+  const ConvArgs& args = *static_cast<const ConvArgs*>(arguments);
+  const ConvPlan plan = make_plan(args, team.size());
+  Finish finish{args.y, args.add0, args.add1, args.post, args.mask,
+                (float)args.slope, (float)args.mask_slope, args.has_slope != 0, false};
+  const int64_t tasks = plan.group * plan.bands * plan.blocks_across * plan.parts;
+  parallel(team, tasks, [&](int64_t task, int64_t thread) {
+    run_task(args, plan, finish, task, thread);
+  });
+}
+
+static int64_t conv_scratch(const void* arguments, int64_t threads) {
+  return threads * make_plan(*static_cast<const ConvArgs*>(arguments), threads).thread_bytes;
+}
+
+}  // namespace
+
+EA_ENTRIES(conv, {"conv", conv, conv_scratch, sizeof(ConvArgs)});
+
+}  // namespace EA_LEVEL
+}  // namespace edgeadapt

@@ -1,0 +1,102 @@
+// The inner loop of a convolution: one tile of output channels at a few vectors of pixels.
+#pragma once
+
+#include "conv_shape.h"
+
+namespace edgeadapt {
+namespace EA_LEVEL {
+namespace {
+
+// Which lanes of the block a tap reads, and for how many channels (or pairs) of the block.
+struct Taps {
+  const int64_t* offsets;
+  int64_t count;
+  int64_t channels, channel_pitch;
+};
+
+EA_INLINE Vec multiply_add(Vec sum, Vec a, Vec b) { return sum + a * b; }
+EA_INLINE Vec multiply_add(Vec sum, VecInt a, VecInt b) { return dot(sum, a, b); }
+
+// Keeps a value in a register: the compiler would rather read an operand from memory each time, and
+// loads that straddle two cache lines are dearer than the multiplications they feed.
+template <class Register>
+EA_INLINE Register keep(Register v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
+EA_INLINE Vec load_lanes(const float* p) { return keep(load(p)); }
+EA_INLINE Vec repeat_lane(float x) { return keep(splat(x)); }
+EA_INLINE VecInt repeat_lane(int32_t x) { return keep(VecInt{} + x); }
+
+EA_INLINE VecInt load_lanes(const int32_t* p) {
+  VecInt v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return keep(v);
+}
+
+// One tap: the fewer of its vectors and weights are held while the others pass by.
+template <int channels, int vectors, class Lane>
+EA_INLINE void add_tap(Vec (&acc)[channels][vectors], const Lane* const* x, int64_t at,
+                       const Lane* weights) {
+  if constexpr (vectors <= channels) {
+    decltype(load_lanes(*x)) pixels[vectors];
+#pragma GCC unroll 16
+    for (int j = 0; j < vectors; j++) pixels[j] = load_lanes(x[j] + at);
+#pragma GCC unroll 16
+    for (int i = 0; i < channels; i++) {
+      const auto weight = repeat_lane(weights[i]);
+#pragma GCC unroll 16
+      for (int j = 0; j < vectors; j++) acc[i][j] = multiply_add(acc[i][j], pixels[j], weight);
+    }
+  } else {
+    decltype(load_lanes(*x)) weight[channels];
+#pragma GCC unroll 16
+    for (int i = 0; i < channels; i++) weight[i] = repeat_lane(weights[i]);
+#pragma GCC unroll 16
+    for (int j = 0; j < vectors; j++) {
+      const auto pixels = load_lanes(x[j] + at);
+#pragma GCC unroll 16
+      for (int i = 0; i < channels; i++) acc[i][j] = multiply_add(acc[i][j], pixels, weight[i]);
+    }
+  }
+}
+
+// sums[i][j] = bias[i] + the sum over channels and taps of weight * the vector at x[j] + the tap's
+// offset. Lane is float, or int32_t for pairs of bfloat16. All sums stay in registers: the loops
+// over tile channels and vectors must be unrolled, and what they hold must fit.
+template <int channels, int vectors, class Lane>
+static inline __attribute__((always_inline)) void convolve_tile(
+    float* __restrict__ sums, const Lane* const* x, const Taps& taps,
+    const Lane* __restrict__ weights, const float* bias) {
+  Vec acc[channels][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < channels; i++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < vectors; j++) acc[i][j] = splat(bias[i]);
+  }
+  const int64_t* const offsets = taps.offsets;
+  const int64_t count = taps.count;
+  int64_t base = 0;
+  for (int64_t c = 0; c < taps.channels; c++, base += taps.channel_pitch) {
+    for (int64_t t = 0; t < count; t++) {
+      add_tap<channels, vectors>(acc, x, base + offsets[t], weights);
+      weights += channels;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < channels; i++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < vectors; j++) store(sums + (i * vectors + j) * lanes, acc[i][j]);
+  }
+}
+
+}  // namespace
+}  // namespace EA_LEVEL
+}  // namespace edgeadapt
