@@ -66,6 +66,7 @@ FUNCTIONS: Mapping[str, int] = {
     "leaky": 2,  # x, slope
     "leaky_grad": 3,  # grad_y, x, slope: grad_y where x > 0, slope * grad_y elsewhere
 }  # fmt: skip
+MAX_RANK = 6  # of a tensor that an operation reads or writes
 MAX_INPUTS = 8  # of a pointwise operation
 MAX_STEPS = 24
 MAX_SOURCES = 4  # of a convolution

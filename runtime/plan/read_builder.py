@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeadapt.runtime.plan.ir import Dtype, Op, Program, Shape, Tensor, View, contiguous
+from edgeadapt.runtime.plan.kinds import MAX_RANK
 from edgeadapt.runtime.plan.shapes import expanded, is_contiguous, is_plane
 
 Array = npt.NDArray[Any]
@@ -67,6 +68,9 @@ class Builder:
         **attributes: Any,
     ) -> None:
         """Add the operation that writes ``y``, in the role that it has."""
+        rank = max(len(tensor.shape) for tensor in (*inputs.values(), y))
+        if rank > MAX_RANK:
+            raise NoRuleError(f"with {rank} axes, where {MAX_RANK} is the most")
         roles = {name: tensor.name for name, tensor in inputs.items()}
         self.ops.append(Op(kind, roles, {role: y.name}, attributes, origin))
 

@@ -20,6 +20,12 @@ def is_plane(tensor: Tensor) -> bool:
     return len(shape) == 4 and shape[0] == 1 and (shape[3] == 1 or tensor.strides[3] == 1)
 
 
+def reach(offset: int, shape: Shape, strides: Shape) -> tuple[int, int]:
+    """The lowest and the highest place of an array that is not empty and begins at ``offset``."""
+    steps = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+    return offset + sum(min(s, 0) for s in steps), offset + sum(max(s, 0) for s in steps)
+
+
 def broadcast(*shapes: Shape) -> Shape:
     """The shape that all of them expand to, by the rules numpy and ONNX share.
 
