@@ -13,12 +13,19 @@
 #include "simd.h"
 #include "tensor.h"
 
+// Elements of two vectors, counted through both.
+#if defined(__clang__)
+#define EA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define EA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, VecInt{__VA_ARGS__})
+#endif
+
 namespace edgeadapt {
 namespace EA_LEVEL {
 
 struct Window {
   int64_t top, left;     // may lie outside of the image
-  int64_t rows, columns; // columns of each phase
+  int64_t rows, columns;  // columns of each phase
   int64_t phases;        // 1, or the horizontal stride
   int64_t channel_pitch, row_pitch, phase_pitch;  // elements of the block
 };
@@ -74,42 +81,85 @@ EA_INLINE void store_any(float* p, Vec v) { store(p, v); }
 EA_INLINE void store_one(float* p, float v) { *p = v; }
 EA_INLINE void store_one(uint16_t* p, float v) { *p = to_bf16(v); }
 
-// The bits of bfloat16 in the lower halves of the lanes; as to_bf16().
-EA_INLINE VecInt round_bf16(Vec v) {
+// To nearest even, as to_bf16(); the instruction takes numbers below 2^-126 for zero.
+EA_INLINE VecHalf round_bf16(Vec v) {
+#if defined(__AVX512BF16__)
+  return (VecHalf)_mm512_cvtneps_pbh((__m512)v);
+#else
   const VecInt bits = (VecInt)v;
   const VecInt upper = (bits >> 16) & 0xffff;
-  const VecInt rounded = ((bits + 0x7fff + (upper & 1)) >> 16) & 0xffff;
-  return v == v ? rounded : (upper | 0x40);
+  const VecInt rounded = (bits + 0x7fff + (upper & 1)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : (upper | 0x40), VecHalf);
+#endif
 }
 
 EA_INLINE void store_any(uint16_t* p, Vec v) {
-  const VecHalf half = __builtin_convertvector(round_bf16(v), VecHalf);
+  const VecHalf half = round_bf16(v);
   __builtin_memcpy(p, &half, sizeof half);
+}
+
+// Bits of bfloat16, in the lower halves of the lanes.
+EA_INLINE VecInt bits_of(const uint16_t* p) {
+  VecHalf half;
+  __builtin_memcpy(&half, p, sizeof half);
+  return __builtin_convertvector(half, VecInt);
+}
+
+EA_INLINE VecInt bits_of(const float* p) {
+  return __builtin_convertvector(round_bf16(load(p)), VecInt);
 }
 
 // Even elements of 2 * lanes consecutive ones; taking every second one is most strides' work.
 EA_INLINE Vec every_second(Vec a, Vec b) {
 #if EA_LANES == 16
-  return __builtin_shuffle(a, b, VecInt{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30});
+  return EA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 #elif EA_LANES == 8
-  return __builtin_shuffle(a, b, VecInt{0, 2, 4, 6, 8, 10, 12, 14});
+  return EA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
 #else
-  return __builtin_shuffle(a, b, VecInt{0, 2, 4, 6});
+  return EA_SHUFFLE(a, b, 0, 2, 4, 6);
 #endif
+}
+
+// The next index at which `to` is aligned to a vector: the vectors before and at it overlap.
+template <class To>
+EA_INLINE int64_t next_aligned(const To* to) {
+  constexpr uintptr_t size = sizeof(To) * lanes;
+  return (int64_t)((size - (uintptr_t)to % size) / sizeof(To));
+}
+
+// to[i] = vector_at(i)[0] for i < count, a count of at least one vector: the first and the last
+// vector overlap their neighbours, so that those between are aligned and no single element is left.
+template <class To, class VectorAt>
+EA_INLINE void copy_vectors(To* to, int64_t count, VectorAt vector_at) {
+  vector_at(0);
+  for (int64_t i = next_aligned(to); i + lanes <= count; i += lanes) vector_at(i);
+  vector_at(count - lanes);
 }
 
 // to[i] = from[i * step] for i < count.
 template <class From, class To>
 static void copy_elements(To* to, const From* from, int64_t count, int64_t step) {
+  if (step == 1 && count >= lanes) {
+    copy_vectors(to, count, [=](int64_t i) { store_any(to + i, load_any(from + i)); });
+    return;
+  }
   int64_t i = 0;
-  if (step == 1) {
-    for (; i + lanes <= count; i += lanes) store_any(to + i, load_any(from + i));
-  } else if (step == 2) {
+  if (step == 2) {
     // The last element read is the odd neighbour of the last one wanted: it must exist.
     for (; i + lanes < count; i += lanes)
       store_any(to + i, every_second(load_any(from + 2 * i), load_any(from + 2 * i + lanes)));
   }
   for (; i < count; i++) store_one(to + i, load_one(from + i * step));
+}
+
+// Zeros; most often there is one, for which the compiler's memset would be a detour.
+template <class To>
+static inline void clear(To* to, int64_t count) {
+  for (; count >= 4; count -= 4, to += 4) to[0] = to[1] = to[2] = to[3] = To{};
+  for (; count > 0; count--) {
+    *to++ = To{};
+    asm volatile("");
+  }
 }
 
 // The part [begin, end) of a phase's columns that lies in the image; the rest is zero.
@@ -128,7 +178,7 @@ static inline Span inside(int64_t left, int64_t columns, int64_t step, int64_t w
 template <class To>
 static void copy_row(To* to, Row row, int64_t left, int64_t columns, int64_t step) {
   const Span span = inside(left, columns, step, row.data ? row.width : 0);
-  for (int64_t i = 0; i < span.begin; i++) to[i] = To{};
+  clear(to, span.begin);
   const int64_t first = left + span.begin * step, count = span.end - span.begin;
   if (count > 0) {
     if (row.dtype == F32)
@@ -136,45 +186,24 @@ static void copy_row(To* to, Row row, int64_t left, int64_t columns, int64_t ste
     else
       copy_elements(to + span.begin, static_cast<const uint16_t*>(row.data) + first, count, step);
   }
-  for (int64_t i = span.end; i < columns; i++) to[i] = To{};
+  clear(to + span.end, columns - span.end);
 }
 
 // to[i] = even[i * step] in the lower half, odd[i * step] in the upper one.
 template <class From>
 static void join_elements(uint32_t* to, const From* even, const From* odd, int64_t count,
                           int64_t step) {
-  int64_t i = 0;
-  if (step == 1) {
-    for (; i + lanes <= count; i += lanes) {
-      const VecInt pair =
-          round_bf16(load_any(even + i)) | (round_bf16(load_any(odd + i)) << 16);
+  if (step == 1 && count >= lanes) {
+    copy_vectors(to, count, [=](int64_t i) {
+      const VecInt pair = bits_of(even + i) | (bits_of(odd + i) << 16);
       __builtin_memcpy(to + i, &pair, sizeof pair);
-    }
+    });
+    return;
   }
-  for (; i < count; i++) {
+  for (int64_t i = 0; i < count; i++) {
     to[i] = (uint32_t)to_bf16(load_one(even + i * step)) |
             (uint32_t)to_bf16(load_one(odd + i * step)) << 16;
   }
-}
-
-// The same of bfloat16, which needs no rounding.
-EA_INLINE VecInt bits_of(const uint16_t* p) {
-  VecHalf half;
-  __builtin_memcpy(&half, p, sizeof half);
-  return __builtin_convertvector(half, VecInt);
-}
-
-template <>
-void join_elements(uint32_t* to, const uint16_t* even, const uint16_t* odd, int64_t count,
-                   int64_t step) {
-  int64_t i = 0;
-  if (step == 1) {
-    for (; i + lanes <= count; i += lanes) {
-      const VecInt pair = bits_of(even + i) | (bits_of(odd + i) << 16);
-      __builtin_memcpy(to + i, &pair, sizeof pair);
-    }
-  }
-  for (; i < count; i++) to[i] = (uint32_t)even[i * step] | (uint32_t)odd[i * step] << 16;
 }
 
 // One of a pair: into the lower (shift 0) or the upper half, with zero in the other or keeping it.
@@ -192,8 +221,8 @@ static inline void copy_pair(uint32_t* to, Row even, Row odd, int64_t left, int6
                              int64_t step) {
   const Span span = inside(left, columns, step, even.data ? even.width : 0);
   const int64_t first = left + span.begin * step, count = span.end - span.begin;
-  for (int64_t i = 0; i < span.begin; i++) to[i] = 0;
-  for (int64_t i = span.end; i < columns; i++) to[i] = 0;
+  clear(to, span.begin);
+  clear(to + span.end, columns - span.end);
   if (count <= 0) return;
   if (odd.data && even.dtype == odd.dtype) {
     if (even.dtype == F32)
@@ -204,7 +233,7 @@ static inline void copy_pair(uint32_t* to, Row even, Row odd, int64_t left, int6
                     static_cast<const uint16_t*>(odd.data) + first, count, step);
     return;
   }
-  for (int64_t i = span.begin; i < span.end; i++) to[i] = 0;
+  clear(to + span.begin, count);
   place_half(to, even, left, span, step, 0);
   if (odd.data) place_half(to, odd, left, span, step, 16);
 }

@@ -15,13 +15,6 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
-// A vector of pixels of the output: where its input begins in the block, and what it is of y.
-struct Spot {
-  int64_t block;
-  int64_t row, column;  // of y
-  int64_t count;        // elements of y
-};
-
 // The part of the output that a task writes, and where it finds what it needs.
 struct Work {
   const ConvArgs* args;
@@ -54,15 +47,38 @@ static int64_t list_taps(const ConvPlan& plan, int64_t row_phase, int64_t column
   return count;
 }
 
-static Spot find_spot(const Work& work, int64_t index) {
+// Where the input of a vector of steps begins in the block, and its outputs in y.
+struct Place {
+  int64_t block;
+  int64_t row, column;
+};
+
+static inline Place find_place(const Work& work, int64_t index) {
   const ConvPlan& plan = *work.plan;
   const int64_t r = index / work.vectors, v = index % work.vectors;
-  const int64_t step = work.first_column + v * lanes;
-  const int64_t column = step * plan.columns.out_step;
-  const int64_t left = work.args->y.width - column, full = lanes * plan.columns.out_step;
-  return Spot{r * plan.rows.in_step * plan.window.row_pitch + v * lanes,
-              (work.first_row + r) * plan.rows.out_step + work.row_phase, column,
-              left < full ? left : full};
+  return Place{r * plan.rows.in_step * plan.window.row_pitch + v * lanes,
+               (work.first_row + r) * plan.rows.out_step + work.row_phase,
+               (work.first_column + v * lanes) * plan.columns.out_step};
+}
+
+// Writes a vector of steps from a tile's sums: one vector of y, or several where it has phases.
+template <int channels, int vectors>
+static inline void finish_place(const Work& work, const float* sums, int64_t channel,
+                                const Place& place) {
+  const int64_t phases = work.plan->columns.out_step, width = work.args->y.width;
+  constexpr int64_t pitch = vectors * lanes;
+  float* const joined = work.sums + phases * channels * pitch;
+  if (phases > 1) {
+    for (int64_t i = 0; i < channels; i++)
+      interleave(joined + i * phases * lanes, sums + i * pitch, phases, channels * pitch);
+  }
+  for (int64_t p = 0; p < phases; p++) {
+    const int64_t column = place.column + p * lanes, left = width - column;
+    if (left <= 0) break;
+    finish_spot(*work.finish, phases > 1 ? joined + p * lanes : sums,
+                phases > 1 ? phases * lanes : pitch, channel, channels,
+                Spot{place.row, column, left < lanes ? left : lanes});
+  }
 }
 
 // One tile of channels of the output, [channel, channel + channels) of the group, at all places of
@@ -78,16 +94,15 @@ static void run_tile(const Work& work, int64_t channel, int64_t rows) {
   for (int i = 0; i < channels && work.args->bias; i++) bias[i] = work.args->bias[y_channel + i];
   const Lane* const block = reinterpret_cast<const Lane*>(work.block);
   constexpr int64_t phase_pitch = channels * vectors * lanes;
-  float* const joined = work.sums + phases * phase_pitch;
 
   for (int64_t first = 0; first < total; first += vectors) {
     // Behind the last place its own sums are computed again and dropped.
     const int64_t count = total - first < vectors ? total - first : vectors;
-    Spot spots[vectors];
+    Place places[vectors];
     const Lane* x[vectors];
     for (int64_t j = 0; j < vectors; j++) {
-      spots[j] = find_spot(work, first + (j < count ? j : count - 1));
-      x[j] = block + spots[j].block;
+      places[j] = find_place(work, first + (j < count ? j : count - 1));
+      x[j] = block + places[j].block;
     }
     const int64_t* taps = work.taps;
     for (int64_t p = 0; p < phases; p++) {
@@ -100,17 +115,8 @@ static void run_tile(const Work& work, int64_t channel, int64_t rows) {
                                        weights, bias);
       taps += taps_here;
     }
-    for (int i = 0; i < channels; i++) {
-      for (int64_t j = 0; j < count; j++) {
-        const float* sums = work.sums + (i * vectors + j) * lanes;
-        if (phases > 1) {
-          interleave(joined, sums, phases, phase_pitch);
-          sums = joined;
-        }
-        finish_row(*work.finish, sums, y_channel + i, spots[j].row, spots[j].column,
-                   spots[j].count);
-      }
-    }
+    for (int64_t j = 0; j < count; j++)
+      finish_place<channels, vectors>(work, work.sums + j * lanes, y_channel, places[j]);
   }
 }
 
@@ -189,8 +195,7 @@ static void run_task(const ConvArgs& args, const ConvPlan& plan, const Finish& f
 static void conv(const void* arguments, Team& team) {
   const ConvArgs& args = *static_cast<const ConvArgs*>(arguments);
   const ConvPlan plan = make_plan(args, team.size());
-  Finish finish{args.y, args.add0, args.add1, args.post, args.mask,
-                (float)args.slope, (float)args.mask_slope, args.has_slope != 0, false};
+  const Finish finish = make_finish(args);
   const int64_t tasks = plan.group * plan.bands * plan.blocks_across * plan.parts;
   parallel(team, tasks, [&](int64_t task, int64_t thread) {
     run_task(args, plan, finish, task, thread);

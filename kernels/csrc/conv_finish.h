@@ -4,6 +4,7 @@
 #pragma once
 
 #include "block.h"
+#include "conv_args.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -13,8 +14,24 @@ struct Finish {
   Plane y, add0, add1, post, mask;
   float slope, mask_slope;
   bool has_slope;
-  bool plain;  // float32, and nothing but perhaps a slope
+  bool single, half;  // all images are float32, or bfloat16
 };
+
+// Elements of two vectors in turn: the first and the second half of the result.
+#if EA_LANES == 16
+EA_INLINE Vec mix_low(Vec a, Vec b) {
+  return EA_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+EA_INLINE Vec mix_high(Vec a, Vec b) {
+  return EA_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#elif EA_LANES == 8
+EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+#else
+EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 4, 1, 5); }
+EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 2, 6, 3, 7); }
+#endif
 
 EA_INLINE Vec leaky(Vec v, float slope) { return v > 0.0f ? v : v * slope; }
 
@@ -56,28 +73,97 @@ EA_INLINE void store_to(const Plane& y, int64_t at, int64_t count, Vec v) {
   }
 }
 
-// Writes `count` neighbours of one row from their sums.
-static inline void finish_row(const Finish& finish, const float* sums, int64_t channel, int64_t row,
-                              int64_t column, int64_t count) {
-  for (int64_t i = 0; i < count; i += lanes) {
-    const int64_t n = count - i < lanes ? count - i : lanes, x = column + i;
-    Vec v = load(sums + i);
-    if (finish.add0.data) v += load_from(finish.add0, at_row(finish.add0, channel, row) + x, n);
-    if (finish.add1.data) v += load_from(finish.add1, at_row(finish.add1, channel, row) + x, n);
+// Neighbours in a row of y.
+struct Spot {
+  int64_t row, column, count;
+};
+
+// Elements of one channel, of any number up to a vector and of any types.
+static inline void finish_part(const Finish& finish, const float* sums, int64_t channel,
+                               const Spot& spot) {
+  const int64_t n = spot.count, row = spot.row, x = spot.column;
+  Vec v = load(sums);
+  if (finish.add0.data) v += load_from(finish.add0, at_row(finish.add0, channel, row) + x, n);
+  if (finish.add1.data) v += load_from(finish.add1, at_row(finish.add1, channel, row) + x, n);
+  if (finish.has_slope) v = leaky(v, finish.slope);
+  if (finish.post.data) v += load_from(finish.post, at_row(finish.post, channel, row) + x, n);
+  if (finish.mask.data) {
+    const Vec mask = load_from(finish.mask, at_row(finish.mask, channel, row) + x, n);
+    v = mask > 0.0f ? v : v * finish.mask_slope;
+  }
+  store_to(finish.y, at_row(finish.y, channel, row) + x, n, v);
+}
+
+// Whether all images that there are have elements of this size.
+static inline bool all_of(const Finish& finish, Dtype dtype) {
+  const Plane* const images[] = {&finish.y, &finish.add0, &finish.add1, &finish.post, &finish.mask};
+  for (const Plane* image : images)
+    if (image->data && image->dtype != dtype) return false;
+  return true;
+}
+
+static inline Finish make_finish(const ConvArgs& args) {
+  Finish finish{args.y,         args.add0,
+                args.add1,      args.post,
+                args.mask,      (float)args.slope,
+                (float)args.mask_slope, args.has_slope != 0,
+                false,          false};
+  finish.single = all_of(finish, F32);
+  finish.half = all_of(finish, BF16);
+  return finish;
+}
+
+template <class Element>
+EA_INLINE Element* locate(const Plane& x, int64_t channel, const Spot& spot) {
+  return x.data ? static_cast<Element*>(x.data) + at_row(x, channel, spot.row) + spot.column
+                : nullptr;
+}
+
+// One whole vector of each of the channels of a tile, from sums that are `pitch` apart: what
+// finish_part() does, for images of one type and without its many questions.
+template <class Element>
+static inline void finish_whole(const Finish& finish, const float* sums, int64_t pitch,
+                                int64_t channel, int64_t channels, const Spot& spot) {
+  Element* y = locate<Element>(finish.y, channel, spot);
+  const Element* add0 = locate<Element>(finish.add0, channel, spot);
+  const Element* add1 = locate<Element>(finish.add1, channel, spot);
+  const Element* post = locate<Element>(finish.post, channel, spot);
+  const Element* mask = locate<Element>(finish.mask, channel, spot);
+  for (int64_t i = 0; i < channels; i++) {
+    Vec v = load(sums + i * pitch);
+    if (add0) v += load_any(add0 + i * finish.add0.channel_stride);
+    if (add1) v += load_any(add1 + i * finish.add1.channel_stride);
     if (finish.has_slope) v = leaky(v, finish.slope);
-    if (finish.post.data) v += load_from(finish.post, at_row(finish.post, channel, row) + x, n);
-    if (finish.mask.data) {
-      const Vec mask = load_from(finish.mask, at_row(finish.mask, channel, row) + x, n);
-      v = mask > 0.0f ? v : v * finish.mask_slope;
+    if (post) v += load_any(post + i * finish.post.channel_stride);
+    if (mask) {
+      const Vec sign = load_any(mask + i * finish.mask.channel_stride);
+      v = sign > 0.0f ? v : v * finish.mask_slope;
     }
-    store_to(finish.y, at_row(finish.y, channel, row) + x, n, v);
+    store_any(y + i * finish.y.channel_stride, v);
   }
 }
 
-// to[i * phases + p] = from[p * phase_pitch + i]: the columns of a transposed convolution, which
-// were summed up phase by phase.
-static inline void interleave(float* __restrict__ to, const float* __restrict__ from,
-                              int64_t phases, int64_t phase_pitch) {
+// `count` <= lanes elements of each of the channels of a tile, from sums that are `pitch` apart.
+static inline void finish_spot(const Finish& finish, const float* sums, int64_t pitch,
+                               int64_t channel, int64_t channels, const Spot& spot) {
+  if (spot.count == lanes && finish.single)
+    return finish_whole<float>(finish, sums, pitch, channel, channels, spot);
+  if (spot.count == lanes && finish.half)
+    return finish_whole<uint16_t>(finish, sums, pitch, channel, channels, spot);
+  for (int64_t i = 0; i < channels; i++)
+    finish_part(finish, sums + i * pitch, channel + i, spot);
+}
+
+// to[i * phases + p] = from[p * phase_pitch + i] for i < lanes: columns that were summed up phase
+// by phase.
+EA_INLINE void interleave(float* __restrict__ to, const float* __restrict__ from, int64_t phases,
+                          int64_t phase_pitch) {
+  if (phases == 2) {
+    const Vec even = load(from), odd = load(from + phase_pitch);
+    store(to, mix_low(even, odd));
+    store(to + lanes, mix_high(even, odd));
+    return;
+  }
   for (int64_t p = 0; p < phases; p++)
     for (int64_t i = 0; i < lanes; i++) to[i * phases + p] = from[p * phase_pitch + i];
 }

@@ -2,25 +2,13 @@
 #pragma once
 
 #include "block.h"
+#include "conv_args.h"
 #include "conv_shape.h"
 #include "team.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
-
-struct ConvArgs {
-  Plane sources[max_sources];
-  const void* weights;  // as pack_weights leaves them
-  const float* bias;    // one for each channel of y, or null
-  Plane y, add0, add1, post, mask;
-  int64_t kernel[2], strides[2], pads[2], dilations[2];  // vertical first; pads at the top, left
-  int64_t group, transposed;
-  int64_t has_slope;
-  double slope, mask_slope;
-  int64_t compute;  // F32 or BF16
-  void* scratch;
-};
 
 struct ConvPlan {
   Axis rows, columns;
@@ -103,10 +91,10 @@ static ConvPlan make_plan(const ConvArgs& args, int64_t threads) {
   plan.window.row_pitch = row_lanes(plan, plan.block_vectors);
   plan.window.channel_pitch = block_rows(plan, plan.band_rows) * plan.window.row_pitch;
   plan.taps_bytes = divide_up(args.kernel[0] * args.kernel[1] * 8, 64) * 64;
-  // One tile's sums for each phase of columns, and a row of one of its vectors.
-  plan.sums_bytes = plan.columns.out_step * (24 + 1) * 4 * lanes;
-  plan.thread_bytes = plan.taps_bytes + plan.sums_bytes + 4 * plan.in_lanes * plan.window.channel_pitch;
-  plan.thread_bytes = divide_up(plan.thread_bytes, 64) * 64;
+  // One tile's sums for each phase of columns, and one vector of each of its channels, interleaved.
+  plan.sums_bytes = plan.columns.out_step * (24 + widest_tile) * 4 * lanes;
+  const int64_t block_bytes = 4 * plan.in_lanes * plan.window.channel_pitch;
+  plan.thread_bytes = divide_up(plan.taps_bytes + plan.sums_bytes + block_bytes, 64) * 64;
   return plan;
 }
 

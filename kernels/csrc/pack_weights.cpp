@@ -1,21 +1,11 @@
 // Brings a convolution's weights into the order of conv_shape.h, once for each change of them.
-#include "block.h"
+#include "conv_args.h"
 #include "conv_shape.h"
 #include "team.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
-
-struct PackWeightsArgs {
-  const float* weight;
-  void* y;
-  int64_t in_channels, out_channels;  // of one group of the weight
-  int64_t group, transposed;
-  int64_t first, count;  // output channels wanted, of all; all if there are groups
-  int64_t kernel[2], strides[2], pads[2], dilations[2];
-  int64_t compute;
-};
 
 struct PackPlan {
   Axis rows, columns;
