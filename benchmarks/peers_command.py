@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from edgeadapt.benchmarks import peers as measuring
-from edgeadapt.benchmarks.machine import describe, usable_cores
+from edgeadapt.benchmarks.machine import describe
 from edgeadapt.benchmarks.memory import peak_mib
 from edgeadapt.benchmarks.peers import Work
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.export.trust import trusted_factory
-from edgeadapt.runtime.backend import PRECISIONS, EngineOptions
+from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, usable_cores
 from edgeadapt.runtime.backends import BACKENDS, open_backend
 from edgeadapt.runtime.report import console, print_json, print_table
 

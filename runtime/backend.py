@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -53,7 +54,7 @@ class Backend(Protocol):
     the engine fails.
     """
 
-    def prepare(self, scope: str) -> None:
+    def prepare(self, scope: str, frame: Frame) -> None:
         """Open what an adaptation of ``scope`` needs, so that its first step takes no longer."""
 
     def restore(self, frame: Frame) -> None:
@@ -79,3 +80,10 @@ class BackendFactory(Protocol):
         self, bundle: Bundle, weights: F32, gradients: F32, options: EngineOptions
     ) -> Backend:
         """Check that the engine can run the bundle so; raise a `BackendError` if it cannot."""
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -19,6 +19,10 @@ from edgeadapt.runtime.backend import (
 # Name -> (where its factory is, how to install what it needs); the first that can run the bundle
 # is what `auto` takes.
 BACKENDS = {
+    "native": (
+        "edgeadapt.runtime.native_backend:NativeBackend",
+        "install edgeadapt where there is a C++ compiler",
+    ),
     "onnxruntime": (
         "edgeadapt.runtime.onnxruntime_backend:OnnxRuntimeBackend",
         "`pip install onnxruntime`",

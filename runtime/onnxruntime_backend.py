@@ -35,7 +35,7 @@ class OnnxRuntimeBackend:
         self._engines: dict[str, Any] = {}
         self._calls: dict[str, _Call] = {}
 
-    def prepare(self, scope: str) -> None:
+    def prepare(self, scope: str, frame: Frame) -> None:
         """Open the scope's graph and the loss graph."""
         self._engine(self._bundle.scope(scope).graph)
         self._engine(LOSS_GRAPH)

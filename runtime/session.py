@@ -147,7 +147,7 @@ class Session:
         trace = _Trace(engine, frame, image, keep_steps, plain=self._pristine)
         try:
             if steps:
-                engine.prepare(scope)
+                engine.prepare(scope, frame)
             fault = self._take_steps(trace, optimizer, steps, scope)
         except BaseException:  # also Ctrl-C and want of memory: half an adaptation must not stay
             self.reset()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError
 from edgeadapt.runtime.backend import EngineOptions, Frame
-from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from support.tiny_bundle import SCOPES, SHAPES, evaluate, random_parameters, write_tiny_bundle
 
@@ -144,28 +142,3 @@ def test_a_gradient_of_another_shape_does_not_write_past_its_place(tmp_path: Pat
         opened.backend.gradients("heads", frame())
     for name in ("conv.weight", "conv.bias", "tail.bias"):
         assert np.isnan(opened.gradient(name)).all()
-
-
-def test_auto_is_the_one_that_is_there(tiny: Path) -> None:
-    bundle = open_bundle(tiny)
-    weights = bundle.weights()
-    backend = open_backend("auto", bundle, weights, np.zeros_like(weights))
-    assert isinstance(backend, OnnxRuntimeBackend)
-
-
-def test_a_backend_that_is_not_there(tiny: Path) -> None:
-    bundle = open_bundle(tiny)
-    weights = bundle.weights()
-    message = r"there is no backend 'tpu'.*use one of auto, onnxruntime"
-    with pytest.raises(BackendError, match=message):
-        open_backend("tpu", bundle, weights, np.zeros_like(weights))
-
-
-def test_a_library_that_is_not_installed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "edgeadapt.runtime.onnxruntime_backend", None)
-    bundle = open_bundle(tiny)
-    weights = bundle.weights()
-    with pytest.raises(
-        BackendError, match=r"no backend can run .* cannot be loaded.*pip install onnxruntime"
-    ):
-        open_backend("auto", bundle, weights, np.zeros_like(weights))

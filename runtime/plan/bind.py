@@ -1,0 +1,217 @@
+"""The last stage: each operation becomes a call of a kernel, with addresses in its arguments."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from edgeadapt.kernels import conv, conv_weight_grad, l1_loss, matmul, pad, pointwise, pool, reduce
+from edgeadapt.kernels import resize as resizing
+from edgeadapt.kernels.library import Call, Kernel, Library
+from edgeadapt.runtime.plan.ir import Op, Program
+from edgeadapt.runtime.plan.memory import Memory, nowhere
+
+Arguments = ctypes.Structure
+Rule = Callable[[Op, Memory], Arguments]
+
+
+def kernel_arguments(op: Op, memory: Memory) -> Arguments:
+    """The arguments of the kernel that has the name of the operation's kind."""
+    return RULES[op.kind](op, memory)
+
+
+class Kernels:
+    """The kernels of a library at one level, looked up once each."""
+
+    def __init__(self, library: Library, level: str) -> None:
+        self._library, self._level = library, level
+        self._found: dict[str, Kernel] = {}
+
+    def find(self, kind: str, arguments: type[Arguments]) -> Kernel:
+        """The kernel for operations of this kind."""
+        if kind not in self._found:
+            self._found[kind] = self._library.kernel(self._level, kind, arguments)
+        return self._found[kind]
+
+    def scratch_bytes(self, threads: int) -> Callable[[Op, Program], int]:
+        """A function that asks an operation's kernel for its working memory."""
+        last: list[Memory] = []
+
+        def ask(op: Op, program: Program) -> int:
+            if not last or last[0].program is not program:
+                last[:] = [nowhere(program)]
+            arguments = kernel_arguments(op, last[0])
+            return self.find(op.kind, type(arguments)).scratch_bytes(arguments, threads)
+
+        return ask
+
+
+class Bound(NamedTuple):
+    """Calls that can be run again and again, and what they point to."""
+
+    calls: Any  # an array of `Call`
+    arguments: Sequence[Arguments]
+    memory: Memory
+
+
+def bind(program: Program, kernels: Kernels, memory: Memory, scratch: Sequence[int]) -> Bound:
+    """The calls of a program whose tensors lie in ``memory``.
+
+    ``scratch`` holds, for each operation, the address of its working memory.
+    """
+    calls = (Call * len(program.ops))()
+    kept = []
+    for position, (op, address) in enumerate(zip(program.ops, scratch, strict=True)):
+        arguments: Any = kernel_arguments(op, memory)
+        if hasattr(arguments, "scratch"):
+            arguments.scratch = address
+        calls[position] = kernels.find(op.kind, type(arguments)).call(arguments)
+        kept.append(arguments)
+    return Bound(calls, kept, memory)
+
+
+def packed_elements(op: Op, program: Program) -> int:
+    """How many float32 the engine's order of a convolution's weights takes."""
+    inputs = sum(program.tensors[name].shape[1] for name in _sources(op))
+    return _spec(op).packed_size(inputs, op.attributes["out_channels"][1])
+
+
+def _numbered(op: Op, prefix: str = "x") -> list[str]:
+    names = sorted((role for role in op.inputs if role[: len(prefix)] == prefix), key=_number)
+    return [op.inputs[role] for role in names]
+
+
+def _number(role: str) -> int:
+    return int(role.lstrip("x"))
+
+
+def _sources(op: Op) -> list[str]:
+    return [op.inputs[role] for role in ("x0", "x1", "x2", "x3") if role in op.inputs]
+
+
+def _spec(op: Op) -> conv.ConvSpec:
+    found = op.attributes
+    return conv.ConvSpec(
+        found["kernel"],
+        found["strides"],
+        found["pads"],
+        found["dilations"],
+        found["group"],
+        bool(found["transposed"]),
+        found.get("compute", "f32"),
+    )
+
+
+def _conv(op: Op, memory: Memory) -> Arguments:
+    bias = op.inputs.get("bias")
+    images = {
+        role: memory.plane(op.inputs[role])
+        for role in ("add0", "add1", "post", "mask")
+        if role in op.inputs
+    }
+    slope = op.attributes.get("mask_slope")
+    return conv.conv(
+        _spec(op),
+        memory.planes(_sources(op)),
+        memory.tensor(op.inputs["weight"]),
+        memory.plane(op.outputs["y"]),
+        bias=None if bias is None else memory.tensor(bias),
+        slope=op.attributes.get("slope"),
+        mask_slope=1.0 if slope is None else slope,
+        **images,
+    )
+
+
+def _pack_weights(op: Op, memory: Memory) -> Arguments:
+    weight, packed = memory.tensor(op.inputs["weight"]), memory.tensor(op.outputs["y"])
+    return conv.pack_weights(_spec(op), weight, packed, op.attributes["out_channels"])
+
+
+def _conv_weight_grad(op: Op, memory: Memory) -> Arguments:
+    found, bias = op.attributes, op.outputs.get("bias")
+    return conv_weight_grad.conv_weight_grad(
+        memory.planes(_sources(op)),
+        memory.plane(op.inputs["grad_y"]),
+        memory.tensor(op.outputs["weight"]),
+        None if bias is None else memory.tensor(bias),
+        strides=found["strides"],
+        pads=found["pads"],
+        dilations=found["dilations"],
+        group=found["group"],
+        bias_of=found["bias_of"] or "grad_y",
+        add_weight="sum_weight" in op.inputs,
+        add_bias="sum_bias" in op.inputs,
+    )
+
+
+def _pointwise(op: Op, memory: Memory) -> Arguments:
+    inputs = [memory.tensor(name) for name in _numbered(op)]
+    return pointwise.pointwise(inputs, memory.tensor(op.outputs["y"]), op.attributes["expression"])
+
+
+def _reduce(op: Op, memory: Memory) -> Arguments:
+    found = op.attributes
+    return reduce.reduce(
+        memory.tensor(op.inputs["x"]),
+        memory.tensor(op.outputs["y"]),
+        found["how"],
+        found["axes"],
+        before=found["before"],
+        after=found["after"],
+        scale=found["scale"],
+    )
+
+
+def _matmul(op: Op, memory: Memory) -> Arguments:
+    a, b = memory.tensor(op.inputs["a"]), memory.tensor(op.inputs["b"])
+    return matmul.matmul(a, b, memory.tensor(op.outputs["y"]))
+
+
+def _planes(function: Callable[..., Arguments], *roles: str) -> Rule:
+    """A kernel whose operands are images; its keywords are the operation's attributes."""
+
+    def rule(op: Op, memory: Memory) -> Arguments:
+        images = {role: memory.plane(op.inputs[role]) for role in roles if role in op.inputs}
+        return function(**images, y=memory.plane(op.outputs["y"]), **op.attributes)
+
+    return rule
+
+
+def _tensors(function: Callable[..., Arguments], role: str) -> Rule:
+    def rule(op: Op, memory: Memory) -> Arguments:
+        x, y = memory.tensor(op.inputs[role]), memory.tensor(op.outputs["y"])
+        return function(x, y, **op.attributes)
+
+    return rule
+
+
+def _l1_loss(op: Op, memory: Memory) -> Arguments:
+    grad = op.outputs.get("grad")
+    return l1_loss.l1_loss(
+        memory.plane(op.inputs["a"]),
+        memory.plane(op.inputs["b"]),
+        memory.tensor(op.outputs["value"]),
+        None if grad is None else memory.plane(grad),
+        value_scale=op.attributes["value_scale"],
+        grad_scale=op.attributes["grad_scale"],
+    )
+
+
+RULES: Mapping[str, Rule] = {
+    "conv": _conv,
+    "pack_weights": _pack_weights,
+    "conv_weight_grad": _conv_weight_grad,
+    "pointwise": _pointwise,
+    "reduce": _reduce,
+    "matmul": _matmul,
+    "resize": _planes(resizing.resize, "x", "add"),
+    "resize_grad": _planes(resizing.resize_grad, "grad_y", "add"),
+    "avg_pool": _planes(pool.avg_pool, "x"),
+    "avg_pool_grad": _planes(pool.avg_pool_grad, "grad_y", "add"),
+    "max_pool": _planes(pool.max_pool, "x"),
+    "max_pool_grad": _planes(pool.max_pool_grad, "grad_y", "x"),
+    "pad": _tensors(pad.pad, "x"),
+    "pad_grad": _tensors(pad.pad_grad, "grad_y"),
+    "l1_loss": _l1_loss,
+}

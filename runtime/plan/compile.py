@@ -1,0 +1,58 @@
+"""All stages in a row: a graph of a bundle becomes a program with a place for everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
+from edgeadapt.runtime.backend import Precision
+from edgeadapt.runtime.plan.bind import packed_elements
+from edgeadapt.runtime.plan.fuse import fuse
+from edgeadapt.runtime.plan.ir import Program
+from edgeadapt.runtime.plan.lifetimes import ScratchBytes, no_scratch
+from edgeadapt.runtime.plan.pack import pack
+from edgeadapt.runtime.plan.place import Placement, place
+from edgeadapt.runtime.plan.precision import to_bf16
+from edgeadapt.runtime.plan.read import read
+from edgeadapt.runtime.plan.schedule import schedule
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a plan is made for; ``scratch_bytes`` asks the kernels for their working memory."""
+
+    precision: Precision = "fp32"
+    memory_budget: int | None = None  # bytes of the arena
+    scratch_bytes: ScratchBytes = no_scratch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A program and where its tensors lie."""
+
+    program: Program
+    placement: Placement
+
+
+def compile_graph(bundle: Bundle, graph: str, height: int, width: int, target: Target) -> Plan:
+    """Plan the graph in the file ``graph`` for an image of ``height`` x ``width``.
+
+    Raises:
+        BackendError: if the native engine has no rule for an operator.
+    """
+    program = fuse(read(bundle, graph, height, width))
+    if target.precision == "bf16":
+        program = to_bf16(program)
+    program = pack(schedule(program), packed_elements)
+    return Plan(program, place(program, target.scratch_bytes))
+
+
+def check_rules(bundle: Bundle) -> None:
+    """Read every graph once, in the smallest size.
+
+    Raises:
+        BackendError: naming an operator that the native engine has no rule for.
+    """
+    side = bundle.manifest.image.size_multiple
+    for graph in (RESTORE_GRAPH, LOSS_GRAPH, *(scope.graph for scope in bundle.manifest.scopes)):
+        read(bundle, graph, side, side)
