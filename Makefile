@@ -23,13 +23,15 @@ SOURCES := pyproject.toml setup.py VERSION README.md LICENSE \
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check check-sanitize check-aarch64 bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   watch a blurred photo being adapted to and restored (no PyTorch; writes demo/)"
 	@echo "make test   install with PyTorch into .venv and run all tests"
 	@echo "make check  linters, type checks and the way imports flow"
+	@echo "make check-sanitize  the kernels' tests under sanitizers: memory, undefined behaviour, threads"
+	@echo "make check-aarch64   the kernels' tests on an emulated 64-bit Arm"
 	@echo "make bench  measure speed"
 	@echo "make clean  remove what the others made"
 	@echo "The head of the Makefile lists the variables; PYTHON, TORCH_INDEX and PIP_ARGS are the usual ones."
@@ -48,6 +50,14 @@ check: .venv/checks-installed
 	.venv/bin/mypy
 	.venv/bin/pyright -p .view --pythonpath .venv/bin/python
 	PYTHONPATH=.view .venv/bin/lint-imports --no-logo
+
+# Not part of `check`: each compiles all kernels once more, and takes minutes.
+check-sanitize: .venv/tests-installed
+	.venv/bin/python tools/check_kernels.py sanitize $(PYTEST_ARGS)
+	.venv/bin/python tools/check_kernels.py threads $(PYTEST_ARGS)
+
+check-aarch64: .venv/tests-installed
+	.venv/bin/python tools/check_kernels.py aarch64 $(PYTEST_ARGS)
 
 bench: .venv/tests-installed
 	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" -p no:xdist $(PYTEST_ARGS)

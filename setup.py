@@ -32,7 +32,7 @@ class BuildNative(build_ext):
         levels = tuple(filter(None, os.environ.get("EDGEADAPT_LEVELS", "").split(","))) or None
         place = self._source() if self.inplace else self._built()
         try:
-            options = native.Options(levels=levels)
+            options = native.Options(levels=levels, flags=())
             native.build(place.parent, Path(self.build_temp) / "native", options)
         except native.BuildError as error:
             place.unlink(missing_ok=True)

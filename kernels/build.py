@@ -62,7 +62,7 @@ class Options:
     levels: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None  # kernel files, "conv"; None takes all
     sanitize: str = ""  # "address,undefined", "thread"
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = WARNINGS
     jobs: int = os.cpu_count() or 1
     say: Callable[[str], object] = lambda text: sys.stderr.write(text + "\n")
 
@@ -104,7 +104,7 @@ def compile_all(compiler: list[str], objects: Path, options: Options) -> list[Pa
         stems = [stem for stem in stems if stem in options.only]
     _write(objects / "operations.h", "".join(f"EA_OPERATION({stem})\n" for stem in stems))
     _write(objects / "levels.h", "".join(f"EA_HOLDS({level})\n" for level in levels))
-    common = [*compiler, *FLAGS, *WARNINGS, *_sanitize(options), *options.flags]
+    common = [*compiler, *FLAGS, *_sanitize(options), *options.flags]
     common += ["-I", str(objects), "-I", str(sources)]
     work = [(sources / f"{stem}.cpp", objects / f"{stem}.o", common) for stem in ONCE]
     for level, flags in levels.items():
@@ -130,7 +130,7 @@ def find_compiler(options: Options) -> list[str]:
         command = shlex.split(name)
         if shutil.which(command[0]):
             return command
-    raise BuildError(f"no C++ compiler: found neither of {', '.join([given] if given else usual)}")
+    raise BuildError(f"no C++ compiler: found none of {', '.join([given] if given else usual)}")
 
 
 def _machine() -> str:
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", default="", choices=["", *LEVELS])
     parser.add_argument("--levels", type=lambda text: tuple(text.split(",")))
     parser.add_argument("--sanitize", default="", metavar="address,undefined")
-    parser.add_argument("--flags", type=shlex.split, default=(), help="further ones")
+    parser.add_argument("--flags", type=shlex.split, default=WARNINGS, help="further ones")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args(arguments)
     options = Options(

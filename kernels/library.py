@@ -104,6 +104,8 @@ class Library:
         Make both with ctypes, ``(Call * n)(...)`` and ``(c_int64 * n)()``. The interpreter is free
         for other threads in the meantime.
         """
+        if team.address is None:
+            raise BackendError("the team is closed.")
         if nanoseconds is not None and len(nanoseconds) < len(calls):
             raise ValueError(f"{len(calls)} calls need as many times, not {len(nanoseconds)}")
         self._functions.ea_run(calls, len(calls), team.address, nanoseconds)

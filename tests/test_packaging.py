@@ -41,7 +41,7 @@ def build(kind: str, place: Path, **variables: str) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    without = "edgeadapt is installed WITHOUT its native engine: no C++ compiler: found neither of "
+    without = "edgeadapt is installed WITHOUT its native engine: no C++ compiler: found none of "
     assert (without in done.stderr) == (environment["CXX"] == "no-such-compiler")
     return result / done.stdout.splitlines()[-1]
 

@@ -60,8 +60,8 @@ class Guards:
 
     def check(self) -> None:
         """Fail if anything wrote outside of the arrays."""
+        self.unwatch()
         for block in self.blocks:
-            _poison(block, False)
             before = block.memory[: block.begin]
             behind = block.memory[block.begin + block.size :]
             wrong = [f"{len(before) - i} bytes before" for i in np.flatnonzero(before != PATTERN)]
@@ -69,10 +69,14 @@ class Guards:
             assert not wrong, f"written {', '.join(wrong[:4])} an array of {block.size} bytes"
             _poison(block, True)
 
-    def close(self) -> None:
-        """Give the memory back."""
+    def unwatch(self) -> None:
+        """Let the memory around the arrays be touched, until the next `check`."""
         for block in self.blocks:
             _poison(block, False)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.unwatch()
         self.blocks.clear()
 
 
