@@ -44,8 +44,10 @@ LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"neon": (), "neon_bf16": ("-march=armv8.2-a+bf16",)},
 }
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-exceptions", "-fno-rtti")
-FLAGS += ("-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    *("-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-exceptions", "-fno-rtti"),
+    *("-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+)
 WARNINGS = ("-Wall", "-Wextra", "-Wno-unused-function")  # a header offers more than a kernel takes
 
 
@@ -114,7 +116,7 @@ def compile_all(compiler: list[str], objects: Path, options: Options) -> list[Pa
             for stem in (TABLE, *stems)
         ]
     with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
-        return list(pool.map(lambda one: _compile(*one, say=options.say), work))
+        return list(pool.map(lambda one: _compile(one[0], one[1], one[2], options.say), work))
 
 
 def find_compiler(options: Options) -> list[str]:

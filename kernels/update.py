@@ -99,12 +99,14 @@ def adam_arguments(
         ArrayError: if an array is not flat float32, ``steps`` not one int64, or a segment reaches
             outside of them.
     """
-    flat = {"weights": weights, "gradients": gradients, "mean": mean, "square": square}
+    flat: dict[str, npt.NDArray[Any]] = {"weights": weights, "gradients": gradients}
+    flat |= {"mean": mean, "square": square}
     _check_flat("adam", flat)
     if steps.shape != (1,) or steps.dtype != np.int64:
         raise ArrayError(f"adam: steps must be one int64, got {steps.dtype} {steps.shape}.")
     return AdamArgs(
-        *(array.ctypes.data for array in (*flat.values(), steps)),
+        *(array.ctypes.data for array in flat.values()),
+        steps.ctypes.data,
         _segments_args("adam", segments, weights.size),
         *betas,
         epsilon,
@@ -123,8 +125,9 @@ def _check_flat(kernel: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
 
 def _segments_args(kernel: str, segments: Segments, size: int) -> SegmentsArgs:
     begins, counts, step_sizes = segments
+    arrays: tuple[npt.NDArray[Any], ...] = (begins, counts, step_sizes)
     types = (np.int64, np.int64, np.float64)
-    for name, array, dtype in zip(Segments._fields, segments, types, strict=True):
+    for name, array, dtype in zip(Segments._fields, arrays, types, strict=True):
         if array.shape != begins.shape or array.dtype != dtype or not array.flags.c_contiguous:
             raise ArrayError(
                 f"{kernel}: {name} must be contiguous {np.dtype(dtype)} {begins.shape}, got "
@@ -136,5 +139,6 @@ def _segments_args(kernel: str, segments: Segments, size: int) -> SegmentsArgs:
     order = np.argsort(begins, kind="stable")
     if (ends[order][:-1] > begins[order][1:]).any():
         raise ArrayError(f"{kernel}: segments overlap: {segments}.")
-    addresses = (array.ctypes.data for array in (begins, counts, step_sizes))
-    return SegmentsArgs(*addresses, len(begins), int(ends.max(initial=0)))
+    return SegmentsArgs(
+        *(array.ctypes.data for array in arrays), len(begins), int(ends.max(initial=0))
+    )
