@@ -11,6 +11,8 @@ from edgeadapt.errors import ArrayError
 from edgeadapt.kernels.tensors import BF16, DTYPES, F32, PlaneArgs, TensorArgs
 
 MAX_SOURCES = 4
+# Algorithm -> the kernels that pack the weights and that convolve.
+KERNELS = {"direct": ("pack_weights", "conv"), "winograd": ("winograd_weights", "winograd")}
 _Pair = ctypes.c_int64 * 2
 
 
@@ -78,6 +80,7 @@ class ConvSpec:
     group: int = 1
     transposed: bool = False
     compute: str = "f32"
+    algorithm: str = "direct"
 
     def __post_init__(self) -> None:
         for name in ("kernel", "strides", "dilations"):
@@ -92,13 +95,36 @@ class ConvSpec:
             )
         if self.compute not in ("f32", "bf16"):
             raise ArrayError(f"conv: compute must be 'f32' or 'bf16', got {self.compute!r}.")
+        if self.algorithm not in KERNELS:
+            raise ArrayError(
+                f"conv: algorithm must be one of {', '.join(KERNELS)}, got {self.algorithm!r}."
+            )
+        if self.algorithm == "winograd" and not self.winograd_fits():
+            raise ArrayError(f"conv: winograd must be float32, 3x3, without strides, got {self}.")
+
+    def winograd_fits(self) -> bool:
+        """Whether the algorithm "winograd" can compute it."""
+        return (
+            tuple(self.kernel) == (3, 3)
+            and tuple(self.strides) == tuple(self.dilations) == (1, 1)
+            and self.group == 1
+            and self.compute == "f32"
+        )
+
+    @property
+    def kernels(self) -> tuple[str, str]:
+        """Names of the kernels that pack the weights and that convolve."""
+        return KERNELS[self.algorithm]
 
     def packed_size(self, inputs: int, outputs: int) -> int:
         """How many float32 the packed weights take that lead from ``inputs`` to ``outputs``."""
-        lanes = inputs // self.group
-        if self.compute == "bf16":
-            lanes = (lanes + 1) // 2
-        return lanes * outputs * prod(self.kernel)
+        return packed_size(self, inputs // self.group, outputs)
+
+
+def packed_size(spec: ConvSpec, inputs: int, outputs: int) -> int:
+    """How many float32 the packed weights take; ``inputs`` are those of one group."""
+    lanes = (inputs + 1) // 2 if spec.compute == "bf16" else inputs
+    return lanes * outputs * (16 if spec.algorithm == "winograd" else prod(spec.kernel))
 
 
 def conv(
@@ -184,8 +210,7 @@ def pack_weights(
             f"pack_weights: out_channels must lie within {outputs * spec.group}, and be all of "
             f"them if there are groups, got {(first, count)}."
         )
-    lanes = (inputs + 1) // 2 if spec.compute == "bf16" else inputs
-    _check_flat("y", y, lanes * count * prod(spec.kernel))
+    _check_flat("y", y, packed_size(spec, inputs, count))
     return PackWeightsArgs(
         weight=weight.data,
         y=y.data,

@@ -120,6 +120,22 @@ EA_INLINE Vec every_second(Vec a, Vec b) {
 #endif
 }
 
+// Elements of two vectors in turn: the first and the second half of the result.
+#if EA_LANES == 16
+EA_INLINE Vec mix_low(Vec a, Vec b) {
+  return EA_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+EA_INLINE Vec mix_high(Vec a, Vec b) {
+  return EA_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#elif EA_LANES == 8
+EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+#else
+EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 4, 1, 5); }
+EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 2, 6, 3, 7); }
+#endif
+
 // The next index at which `to` is aligned to a vector: the vectors before and at it overlap.
 template <class To>
 EA_INLINE int64_t next_aligned(const To* to) {

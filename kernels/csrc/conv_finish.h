@@ -17,22 +17,6 @@ struct Finish {
   bool single, half;  // all images are float32, or bfloat16
 };
 
-// Elements of two vectors in turn: the first and the second half of the result.
-#if EA_LANES == 16
-EA_INLINE Vec mix_low(Vec a, Vec b) {
-  return EA_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-EA_INLINE Vec mix_high(Vec a, Vec b) {
-  return EA_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-#elif EA_LANES == 8
-EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
-EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
-#else
-EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 4, 1, 5); }
-EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 2, 6, 3, 7); }
-#endif
-
 EA_INLINE Vec leaky(Vec v, float slope) { return v > 0.0f ? v : v * slope; }
 
 EA_INLINE int64_t at_row(const Plane& x, int64_t channel, int64_t y) {

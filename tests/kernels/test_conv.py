@@ -77,6 +77,9 @@ CASES = {
     "transposed, several bands": Case((32,), 8, (60, 70), TRANSPOSED),
     "transposed, odd size": Case((3,), 4, (8, 21), TRANSPOSED, (17, 43)),
     "transposed, stride 1": Case((3,), 4, (8, 21), same(3, transposed=True)),
+    "transposed, stride 1, cut": Case(
+        (9,), 11, (9, 40), ConvSpec((3, 3), pads=(0, 3), transposed=True), (10, 35)
+    ),
     "transposed, stride 3": Case(
         (3,), 4, (8, 9), ConvSpec((4, 5), (3, 3), (1, 2), (2, 1), transposed=True)
     ),
@@ -88,6 +91,8 @@ CASES = {
         (4,), 6, (8, 9), ConvSpec((4, 4), (2, 2), (1, 1), group=2, transposed=True)
     ),
 }
+
+WINOGRAD = {name: case for name, case in CASES.items() if case.spec.winograd_fits()}
 
 
 def bits(values):
@@ -106,9 +111,10 @@ def value(array):
 class Problem:
     """Random arrays for a case; every image of the types asked for, in turn."""
 
-    def __init__(self, case, guards, compute="f32", types="f", offset=1):
+    def __init__(self, case, guards, compute="f32", types="f", offset=1, algorithm="direct"):
         self.case, self.guards, self.types, self.offset = case, guards, types, offset
-        self.spec = ConvSpec(**{**vars(case.spec), "compute": compute})
+        changed = {"compute": compute, "algorithm": algorithm}
+        self.spec = ConvSpec(**{**vars(case.spec), **changed})
         self.rng = np.random.default_rng(0)
         self.made = 0
         self.x = [self.image((1, c, *case.size)) for c in case.inputs]
@@ -139,14 +145,22 @@ class Problem:
             (self.spec.packed_size(sum(self.case.inputs), self.case.outputs),)
         )
         packed = TensorArgs.of(weights)
-        call("pack_weights", pack_weights(self.spec, TensorArgs.of(self.weight), packed), threads)
+        call(
+            self.spec.kernels[0],
+            pack_weights(self.spec, TensorArgs.of(self.weight), packed),
+            threads,
+        )
         images = {
             name: PlaneArgs.of(each) if name in ("add0", "add1", "post", "mask") else each
             for name, each in operands.items()
         }
         images["bias"] = TensorArgs.of(operands["bias"]) if "bias" in operands else None
         x = [PlaneArgs.of(each) for each in self.x]
-        call("conv", conv(self.spec, x, packed, PlaneArgs.of(self.y), **images), threads)
+        call(
+            self.spec.kernels[1],
+            conv(self.spec, x, packed, PlaneArgs.of(self.y), **images),
+            threads,
+        )
         between = self.padded_y[..., self.y.shape[3] :]
         assert (np.ascontiguousarray(between).view(np.uint8) == 0xFF).all(), "written between rows"
         return self.y
@@ -171,11 +185,16 @@ class Problem:
             if name in operands:
                 each = np.abs(value(operands[name]))
                 size = size + (each[:, None, None] if name == "bias" else each)
+        error = np.abs(value(self.y) - expected)
         terms = sum(self.case.inputs) * prod(self.spec.kernel) + 8
+        if self.spec.algorithm == "winograd":
+            # A square's four outputs share their products' errors: no bound for each element alone.
+            size = np.full_like(size, size.max())
+            if self.y.dtype == np.float32:
+                assert np.linalg.norm(error) <= 2e-6 * np.linalg.norm(expected)
         bound = 2.0**-24 * terms * size * max(1.0, abs(operands.get("slope") or 0.0))
         if self.y.dtype == np.uint16:
             bound = bound + 2.0**-8 * np.abs(expected)
-        error = np.abs(value(self.y) - expected)
         assert (error <= bound).all(), f"{np.nanmax(error / bound):.1f} times the bound"
 
 
@@ -199,6 +218,26 @@ def test_products_of_bfloat16_equal_the_reference(case, call, guards):
     operands = several(problem)
     problem.run(call, **operands)
     problem.check(**operands)
+
+
+@pytest.mark.parametrize("case", WINOGRAD.values(), ids=WINOGRAD)
+@pytest.mark.parametrize("types", ["f", "h", "ffh"])
+def test_winograd_equals_the_reference(case, types, call, guards):
+    problem = Problem(case, guards, "f32", types, algorithm="winograd")
+    operands = several(problem)
+    problem.run(call, **operands)
+    problem.check(**operands)
+
+
+@pytest.mark.parametrize("name", ["many channels", "transposed, stride 1", "several bands"])
+def test_threads_do_not_change_the_result_of_winograd(name, call, guards):
+    results = []
+    for threads in (1, 2, 5):
+        problem = Problem(CASES[name], guards, algorithm="winograd")
+        results.append(problem.run(call, threads, bias=problem.bias))
+    problem.check(bias=problem.bias)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
 
 
 @pytest.mark.parametrize("types", ["f", "h", "fh", "hf", "ffh"])

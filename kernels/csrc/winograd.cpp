@@ -1,0 +1,213 @@
+// Convolution with 3x3 kernels by Winograd's F(2x2, 3x3): 16 multiplications where the direct way
+// (conv.cpp) has 36, and additions instead. Float32, stride 1; the transposed one as well, which is
+// a convolution with the kernel turned around.
+//
+// A task transforms the input of its squares, channel by channel through the L1 cache, to 16 parts
+// that stay in the L2 cache. Each part is a matrix product, for which conv_tile.h does for a tile of
+// channels and a few vectors of squares; their 16 results are transformed back and finished.
+#include "conv_finish.h"
+#include "conv_tile.h"
+#include "winograd_plan.h"
+
+namespace edgeadapt {
+namespace EA_LEVEL {
+namespace {
+
+struct Work {
+  const ConvArgs* args;
+  const WinogradPlan* plan;
+  const Finish* finish;
+  int64_t first_row, rows, first_vector, vectors;
+  float *input, *transformed, *products, *joined;
+  int64_t* offsets;
+};
+
+// One vector of squares: four vectors of y for each channel of the tile.
+template <int channels, int vectors>
+static inline void finish_squares(const Work& work, const float* products, int64_t channel,
+                                  int64_t index) {
+  constexpr int64_t row_pitch = channels * 2 * lanes;
+  for (int64_t i = 0; i < channels; i++) {
+    float* const top = work.joined + i * 2 * lanes;
+    transform_output(top, top + row_pitch, products + i * vectors * lanes,
+                     channels * vectors * lanes);
+  }
+  const int64_t row = 2 * (work.first_row + index / work.vectors);
+  const int64_t column = 2 * lanes * (work.first_vector + index % work.vectors);
+  for (int64_t part = 0; part < 4; part++) {
+    const int64_t left = work.args->y.width - column - part % 2 * lanes;
+    if (row + part / 2 >= work.args->y.height || left <= 0) continue;
+    finish_spot(*work.finish, work.joined + part / 2 * row_pitch + part % 2 * lanes, 2 * lanes,
+                channel, channels,
+                Spot{row + part / 2, column + part % 2 * lanes, left < lanes ? left : lanes});
+  }
+}
+
+// The products of a tile of channels with `vectors` vectors of squares, of which `count` exist.
+template <int channels, int vectors>
+static inline void run_squares(const Work& work, const float* weights, const float* bias,
+                               int64_t channel, int64_t first, int64_t count) {
+  const WinogradPlan& plan = *work.plan;
+  const Taps inputs{work.offsets, plan.inputs, 1, 0};
+  const float none[channels] = {};
+  const float* x[vectors];
+  for (int64_t j = 0; j < vectors; j++)
+    x[j] = work.transformed + (first + (j < count ? j : count - 1)) * lanes;
+  for (int64_t part = 0; part < parts; part++) {
+    // Part (1, 1) goes into all four outputs with factor one: there the bias is added.
+    convolve_tile<channels, vectors>(work.products + part * channels * vectors * lanes, x, inputs,
+                                     weights, part == 5 ? bias : none);
+    for (int64_t j = 0; j < vectors; j++) x[j] += plan.part_pitch;
+    weights += plan.inputs * channels;
+  }
+  for (int64_t j = 0; j < count; j++)
+    finish_squares<channels, vectors>(work, work.products + j * lanes, channel, first + j);
+}
+
+// One tile of channels, at all squares of the task.
+template <int channels>
+static void run_tile(const Work& work, int64_t channel) {
+  constexpr int vectors = tile_vectors(channels), few = (vectors + 1) / 2;
+  const float* const weights = static_cast<const float*>(work.args->weights) +
+                               channel * work.plan->inputs * parts;
+  float bias[channels] = {};
+  for (int i = 0; i < channels && work.args->bias; i++) bias[i] = work.args->bias[channel + i];
+  const int64_t total = work.rows * work.vectors;
+  for (int64_t first = 0; first < total;) {
+    const int64_t left = total - first;
+    if (left > few) {
+      run_squares<channels, vectors>(work, weights, bias, channel, first,
+                                     left < vectors ? left : vectors);
+      first += vectors;
+    } else {
+      run_squares<channels, few>(work, weights, bias, channel, first, left);
+      first += few;
+    }
+  }
+}
+
+static void run_tiles(const Work& work) {
+  for (int64_t channel = 0; channel < work.plan->outputs;) {
+    const int64_t channels = tile_channels(work.plan->outputs - channel);
+    switch (channels) {
+      case 1: run_tile<1>(work, channel); break;
+      case 2: run_tile<2>(work, channel); break;
+      case 3: run_tile<3>(work, channel); break;
+      case 4: run_tile<4>(work, channel); break;
+#if EA_REGISTERS == 32
+      case 6: run_tile<6>(work, channel); break;
+      case 8: run_tile<8>(work, channel); break;
+#endif
+    }
+    channel += channels;
+  }
+}
+
+static void transform_task(const Work& work) {
+  const WinogradPlan& plan = *work.plan;
+  const Window window{2 * work.first_row + plan.top,
+                      2 * lanes * work.first_vector + plan.left,
+                      2 * work.rows + 2,
+                      work.vectors * lanes + 1,
+                      2,
+                      0,
+                      plan.row_pitch,
+                      plan.phase_pitch};
+  for (int64_t c = 0; c < plan.inputs; c++) {
+    pack_block(work.input, work.args->sources, c, 1, window);
+    transform_channel(work.transformed + c * plan.channel_pitch, work.input, plan, work.rows,
+                      work.vectors);
+    work.offsets[c] = c * plan.channel_pitch;
+  }
+}
+
+static void run_task(const ConvArgs& args, const WinogradPlan& plan, const Finish& finish,
+                     int64_t task, int64_t thread) {
+  Work work{};
+  work.args = &args;
+  work.plan = &plan;
+  work.finish = &finish;
+  work.first_row = task / plan.blocks_across * plan.band_rows;
+  work.first_vector = task % plan.blocks_across * plan.block_vectors;
+  work.rows = plan.rows - work.first_row;
+  if (work.rows > plan.band_rows) work.rows = plan.band_rows;
+  work.vectors = plan.vectors - work.first_vector;
+  if (work.vectors > plan.block_vectors) work.vectors = plan.block_vectors;
+  char* memory = static_cast<char*>(args.scratch) + thread * plan.thread_bytes;
+  work.offsets = reinterpret_cast<int64_t*>(memory);
+  work.products = reinterpret_cast<float*>(memory += plan.offset_bytes);
+  work.joined = work.products + parts * 24 * lanes;
+  work.input = reinterpret_cast<float*>(memory += plan.product_bytes);
+  work.transformed = reinterpret_cast<float*>(memory += plan.input_bytes);
+  transform_task(work);
+  run_tiles(work);
+}
+
+static void winograd(const void* arguments, Team& team) {
+  const ConvArgs& args = *static_cast<const ConvArgs*>(arguments);
+  const WinogradPlan plan = make_winograd_plan(args, team.size());
+  const Finish finish = make_finish(args);
+  parallel(team, plan.bands * plan.blocks_across, [&](int64_t task, int64_t thread) {
+    run_task(args, plan, finish, task, thread);
+  });
+}
+
+static int64_t winograd_scratch(const void* arguments, int64_t threads) {
+  const ConvArgs& args = *static_cast<const ConvArgs*>(arguments);
+  return threads * make_winograd_plan(args, threads).thread_bytes;
+}
+
+// The 16 parts of one kernel, `pitch` apart: G g G'.
+static inline void transform_kernel(float* to, int64_t pitch, const float (&g)[9]) {
+  float rows[4][3];
+  for (int v = 0; v < 3; v++) {
+    const float outer = 0.5f * (g[v] + g[6 + v]), inner = 0.5f * g[3 + v];
+    rows[0][v] = g[v];
+    rows[1][v] = outer + inner;
+    rows[2][v] = outer - inner;
+    rows[3][v] = g[6 + v];
+  }
+  for (int a = 0; a < 4; a++) {
+    const float outer = 0.5f * (rows[a][0] + rows[a][2]), inner = 0.5f * rows[a][1];
+    to[(4 * a + 0) * pitch] = rows[a][0];
+    to[(4 * a + 1) * pitch] = outer + inner;
+    to[(4 * a + 2) * pitch] = outer - inner;
+    to[(4 * a + 3) * pitch] = rows[a][2];
+  }
+}
+
+// Order: [tile][part][input channel][output channel of the tile].
+static void pack_tile(const PackWeightsArgs& args, int64_t channel, int64_t channels) {
+  const int64_t inputs = args.in_channels;
+  const int64_t in_stride = (args.transposed ? args.out_channels : 1) * 9;
+  const int64_t out_stride = (args.transposed ? 1 : inputs) * 9;
+  float* const to = static_cast<float*>(args.y) + channel * inputs * parts;
+  for (int64_t c = 0; c < inputs; c++) {
+    for (int64_t i = 0; i < channels; i++) {
+      const float* from = args.weight + (args.first + channel + i) * out_stride + c * in_stride;
+      float kernel[9];
+      for (int k = 0; k < 9; k++) kernel[k] = from[args.transposed ? 8 - k : k];
+      transform_kernel(to + c * channels + i, inputs * channels, kernel);
+    }
+  }
+}
+
+static void pack(const void* arguments, Team& team) {
+  const PackWeightsArgs& args = *static_cast<const PackWeightsArgs*>(arguments);
+  parallel(team, divide_up(args.count, widest_tile) + 2, [&](int64_t task, int64_t) {
+    int64_t channel = 0;
+    for (int64_t skip = task; skip > 0 && channel < args.count; skip--)
+      channel += tile_channels(args.count - channel);
+    if (channel < args.count) pack_tile(args, channel, tile_channels(args.count - channel));
+  });
+}
+
+static int64_t no_scratch(const void*, int64_t) { return 0; }
+
+}  // namespace
+
+EA_ENTRIES(winograd, {"winograd", winograd, winograd_scratch, sizeof(ConvArgs)},
+           {"winograd_weights", pack, no_scratch, sizeof(PackWeightsArgs)});
+
+}  // namespace EA_LEVEL
+}  // namespace edgeadapt
