@@ -4,6 +4,7 @@
 
 #include "block.h"
 #include "weight_grad_tile.h"
+#include "weight_grad_winograd.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -24,6 +25,7 @@ enum BiasOf : int64_t { BIAS_NONE = 0, BIAS_GRAD_Y = 1, BIAS_X = 2 };
 namespace {
 
 constexpr int64_t line = 64;  // bytes
+constexpr int64_t ahead_runs = 4096;  // of the next block; more is not fetched ahead
 
 // Whether dot() is one instruction; if not, bfloat16 is packed as float32.
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
@@ -50,10 +52,12 @@ struct Axis {
     period = 1;
     while (period * dilation % stride) period++;
   }
-  int64_t phases() const { return smaller(taps, period); }
+  int64_t phases() const { return phases_of(taps); }
+  int64_t phases_of(int64_t some) const { return smaller(some, period); }
   int64_t phase_begin(int64_t phase) const { return phase * dilation % stride; }  // input of output 0
   int64_t shift(int64_t tap) const { return tap * dilation / stride; }  // of tap 0 of the phase
   int64_t overhang() const { return shift(taps - 1); }  // elements of a phase beyond the outputs
+  int64_t reach() const { return (taps - 1) * dilation + 1; }
   int64_t first(int64_t output) const { return output * stride - pad; }
 };
 
@@ -65,16 +69,20 @@ struct Range {
 
 struct Plan {
   Axis down, right;
-  bool half;  // pixels are packed as bfloat16, otherwise as float32
+  bool half;      // pixels are packed as bfloat16, otherwise as float32
+  bool winograd;  // rows are transformed (weight_grad_winograd.h)
+  int64_t layers, group_rows;                 // 6 and 4 if they are, else 1 and 1
   int64_t in_channels, out_channels, ci, co;  // of all groups; of one group
-  int64_t streams;                            // of a group: ci * taps
-  int64_t weights, biases;
-  Split row_blocks{1, 1}, column_blocks{1, 1};
+  int64_t streams;                            // of a group and layer: ci * taps
+  int64_t weights, biases;                    // sums of one layer; of all
+  Split row_blocks{1, 1}, column_blocks{1, 1};  // rows are counted in groups
   int64_t pitch;      // elements between rows of a packed plane, the same for x and grad_y
   bool flat;          // a packed plane is run through as if it were one long row
   int64_t x_plane, grad_plane;  // elements of one packed plane
+  int64_t rows_bytes;           // of the rows that are being transformed
   Split slices{1, 1};           // of the blocks; each has its own sums
   Split chunks{1, 1};           // of the output channels, or of the groups if there are several
+  Split pairs{1, 1};            // of the pairs of layers
 
   explicit Plan(const ConvWeightGradArgs& a) : down(a, 0), right(a, 1) {
     in_channels = 0;
@@ -86,42 +94,56 @@ struct Plan {
     out_channels = a.grad_y.channels;
     ci = in_channels / a.group;
     co = out_channels / a.group;
-    streams = ci * down.taps * right.taps;
+    winograd = !half && down.taps == 3 && down.stride == 1 && down.dilation == 1 &&
+               a.grad_y.height > rows_per_group && ci * co >= 16;
+    layers = winograd ? layer_count : 1;
+    group_rows = winograd ? rows_per_group : 1;
+    streams = ci * taps_down() * right.taps;
     weights = out_channels * streams;
     biases = a.bias_of == BIAS_X ? in_channels : a.bias_of == BIAS_GRAD_Y ? out_channels : 0;
-    cut_blocks(a.grad_y.height, a.grad_y.width);
+    cut_blocks(divide_up(a.grad_y.height, group_rows), a.grad_y.width);
     cut_work(a.group);
   }
 
   int64_t element() const { return half ? 2 : 4; }
   int64_t vector() const { return 4 * lanes / element(); }
-  int64_t planes() const { return down.phases() * right.phases(); }  // of one channel of x
+  int64_t taps_down() const { return winograd ? 1 : down.taps; }
+  int64_t overhang_down() const { return winograd ? 0 : down.overhang(); }
+  int64_t planes() const { return down.phases_of(taps_down()) * right.phases(); }  // of a channel of x
+  int64_t x_layer() const { return in_channels * planes() * x_plane; }
+  int64_t grad_layer() const { return chunk_channels() * grad_plane; }
+  int64_t block_rows() const { return divide_up(row_blocks.count, row_blocks.parts); }
   int64_t blocks() const { return row_blocks.parts * column_blocks.parts; }
-  int64_t sums() const { return round_up(weights + biases, line / 4); }  // elements of one slice
+  int64_t sums() const { return round_up(layers * weights + biases, line / 4); }  // of one slice
 
   int64_t offsets_bytes() const { return round_up(streams * 8, line); }
-  int64_t x_bytes() const { return round_up(in_channels * planes() * x_plane * element(), line); }
-  int64_t grad_bytes() const { return round_up(chunk_channels() * grad_plane * element(), line); }
-  int64_t thread_bytes() const { return offsets_bytes() + x_bytes() + grad_bytes(); }
+  int64_t x_bytes() const { return round_up(layers * x_layer() * element(), line); }
+  int64_t grad_bytes() const { return round_up(layers * grad_layer() * element(), line); }
+  int64_t ahead_bytes() const { return round_up((ahead_runs + block_rows()) * 8, line); }
+  int64_t thread_bytes() const {
+    return offsets_bytes() + x_bytes() + grad_bytes() + rows_bytes + ahead_bytes();
+  }
   int64_t chunk_channels() const { return divide_up(chunks.count, chunks.parts) * unit(); }
   int64_t unit() const { return out_channels / chunks.count; }  // channels that stay together
 
  private:
   // Blocks are large, to have few halos and few foldings of sums, but fit the L2 cache.
-  void cut_blocks(int64_t height, int64_t width) {
+  void cut_blocks(int64_t groups, int64_t width) {
     const int64_t cache = 400 << 10;
     const int64_t pixel_bytes = element() * (in_channels * planes() * 5 / 4 + out_channels);
-    const int64_t area = clamp(cache / pixel_bytes, 512, 4096);
+    // Of transformed rows a call of a tile sees a quarter, and layers need the cache one by one.
+    const int64_t least = winograd ? 2048 : 512, most = winograd ? 8192 : 4096;
+    const int64_t area = clamp(cache / pixel_bytes, least, most);
     const int64_t widest = area > 2048 ? 256 : area > 1024 ? 192 : 128;
     column_blocks = Split(width, width < 2 * widest ? 2 * widest : widest);
     const int64_t columns = divide_up(width, column_blocks.parts);
     // A small image is cut further, so that there is work for several threads.
-    const int64_t enough = divide_up(height * column_blocks.parts, 8);
-    int64_t rows = clamp(area / columns, 1, height);
-    rows = smaller(rows, larger(enough, divide_up(512, columns)));
-    row_blocks = Split(height, rows);
-    rows = divide_up(height, row_blocks.parts);
-    lay_out(rows, columns);
+    const int64_t enough = divide_up(groups * column_blocks.parts, 8);
+    const int64_t group_area = columns * group_rows;
+    int64_t rows = clamp(area / group_area, 1, groups);
+    rows = smaller(rows, larger(enough, divide_up(least, group_area)));
+    row_blocks = Split(groups, rows);
+    lay_out(divide_up(groups, row_blocks.parts), columns);
   }
 
   void lay_out(int64_t rows, int64_t columns) {
@@ -129,8 +151,11 @@ struct Plan {
     const int64_t tight = columns + right.overhang();
     flat = divide_up(rows * tight, vector()) < by_rows;
     pitch = flat ? tight : round_up(round_up(columns, vector()) + right.overhang(), vector());
-    x_plane = odd_lines((rows + down.overhang()) * pitch + right.overhang() + vector());
+    x_plane = odd_lines((rows + overhang_down()) * pitch + right.overhang() + vector());
     grad_plane = odd_lines(rows * pitch + vector());
+    // A vector of the last row may begin before its end.
+    const int64_t rows_read = rows * group_rows + 2;
+    rows_bytes = winograd ? round_up((rows_read * pitch + vector()) * element(), line) : 0;
   }
 
   // Planes an odd number of cache lines apart spread over the sets of the L1 cache.
@@ -138,10 +163,12 @@ struct Plan {
     return (divide_up(elements * element(), line) | 1) * line / element();
   }
 
+  // At least eight tasks, if that is possible without packing everything several times.
   void cut_work(int64_t group) {
-    slices = Split(blocks(), divide_up(blocks(), weights > (16 << 10) ? 8 : 16));
+    slices = Split(blocks(), divide_up(blocks(), layers * weights > (16 << 10) ? 8 : 16));
     chunks = group == 1 ? Split(out_channels, out_channels) : Split(group, group);
-    const int64_t wanted = smaller(divide_up(8, slices.parts), out_channels / 8);
+    if (winograd) pairs = Split(3, slices.parts < 8 ? 1 : 3);
+    const int64_t wanted = smaller(8 / (slices.parts * pairs.parts), out_channels / 8);
     if (wanted > 1) chunks = Split(chunks.count, divide_up(chunks.count, wanted));
   }
 };

@@ -4,7 +4,7 @@
 // folded to numbers once per call, so a call should cover a thousand pixels or more.
 #pragma once
 
-#include "simd.h"
+#include "weight_grad_ahead.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -72,10 +72,12 @@ struct Pixels {
 };
 
 // out[o * out_pitch + j] = or += sum over pixels of grad[o * grad_pitch + p] * x[offsets[j] + p].
+// Meanwhile a run of cache lines for each row is fetched from `ahead`.
 template <class T, int O, int J>
 static __attribute__((noinline)) void tile(const Pixels<T>& pixels, const T* grad,
                                            int64_t grad_pitch, const T* x, const int64_t* offsets,
-                                           float* out, int64_t out_pitch, bool add) {
+                                           const char* const* ahead, float* out,
+                                           int64_t out_pitch, bool add) {
   constexpr int padded = (O * J + lanes - 1) / lanes * lanes;
   Vec sums[padded] = {};
   const T* streams[J];
@@ -83,8 +85,10 @@ static __attribute__((noinline)) void tile(const Pixels<T>& pixels, const T* gra
   for (int64_t r = 0; r < pixels.rows; r++) {
     const int64_t begin = r * pixels.row_pitch;
     const int64_t end = begin + pixels.vectors * pixels_per_vector<T>;
+    const char* fetch = ahead[r] - begin * (int64_t)sizeof(T);
     for (int64_t p = begin; p < end; p += pixels_per_vector<T>) {
       using V = decltype(load_pixels(grad));
+      __builtin_prefetch(fetch + p * (int64_t)sizeof(T), 0, 2);
       // The smaller side stays in registers, the other passes through one.
       if constexpr (O <= J) {
         V held[O];
@@ -123,8 +127,8 @@ static __attribute__((noinline)) void tile(const Pixels<T>& pixels, const T* gra
 }
 
 template <class T>
-using Tile = void (*)(const Pixels<T>&, const T*, int64_t, const T*, const int64_t*, float*, int64_t,
-                      bool);
+using Tile = void (*)(const Pixels<T>&, const T*, int64_t, const T*, const int64_t*,
+                      const char* const*, float*, int64_t, bool);
 
 // As many accumulators as the registers hold beside one vector of each held channel and one that
 // passes: streams per call for 1, 2, 3, 4 channels of grad_y.
@@ -161,7 +165,7 @@ struct Split {
 // out[o * out_pitch + s] = or += the dot products of all `channels` channels of grad with all streams.
 template <class T>
 static void all_tiles(const Pixels<T>& pixels, const T* grad, int64_t grad_pitch, int64_t channels,
-                      const T* x, const int64_t* offsets, int64_t streams, float* out,
+                      const T* x, const int64_t* offsets, int64_t streams, Ahead& ahead, float* out,
                       int64_t out_pitch, bool add) {
   const Split across(channels, most_channels);
   for (int64_t a = 0; a < across.parts; a++) {
@@ -170,7 +174,8 @@ static void all_tiles(const Pixels<T>& pixels, const T* grad, int64_t grad_pitch
     for (int64_t b = 0; b < along.parts; b++) {
       const int64_t s = along.begin(b);
       find_tile<T>(wide, along.begin(b + 1) - s)(pixels, grad + o * grad_pitch, grad_pitch, x,
-                                                 offsets + s, out + o * out_pitch + s, out_pitch, add);
+                                                 offsets + s, ahead.take(pixels.rows),
+                                                 out + o * out_pitch + s, out_pitch, add);
     }
   }
 }
