@@ -18,13 +18,11 @@ struct Packed {
   int64_t* offsets;  // of each stream, from the first channel of its group
   T* x;              // layer, channel, phase of rows, phase of columns, row, column
   T* grad;           // layer, channel, row, column
-  T* rows;           // those that are being transformed
   const char** runs;  // of the next block
   Packed(const Plan& plan, char* memory) {
     offsets = reinterpret_cast<int64_t*>(memory);
     x = reinterpret_cast<T*>(memory + plan.offsets_bytes());
     grad = reinterpret_cast<T*>(memory + plan.offsets_bytes() + plan.x_bytes());
-    rows = grad + plan.grad_bytes() / (int64_t)sizeof(T);
     runs = reinterpret_cast<const char**>(memory + plan.thread_bytes() - plan.ahead_bytes());
   }
 };
@@ -59,6 +57,14 @@ static void find_offsets(const Plan& plan, int64_t* offsets) {
   }
 }
 
+EA_INLINE float add_lanes(Vec v) {
+  float sum = 0;
+  for (int lane = 0; lane < lanes; lane++) sum += v[lane];
+  return sum;
+}
+
+EA_INLINE void add_to(float& to, float value, bool add) { to = add ? to + value : value; }
+
 // Where the rows of a packed plane come from: row r is row top + r * step of the sources, columns
 // alike. What lies outside of the sources, or beyond `columns`, is zero.
 struct Region {
@@ -89,32 +95,29 @@ static void pack_plane(T* to, const Plan& plan, int64_t size, const Plane* sourc
   clear_end(to, region.rows * plan.pitch, size);
 }
 
-using Transform = void (*)(const float*, int64_t, int64_t, float*, int64_t);
-
-template <bool x>
-static Transform find_transform(Range pairs) {
-  if (pairs.size() == 3) return transform_rows<x, 0, 3>;
-  return pairs.begin == 0   ? transform_rows<x, 0, 1>
-         : pairs.begin == 1 ? transform_rows<x, 1, 2>
-                            : transform_rows<x, 2, 3>;
-}
-
-// A plane of every layer; region.rows counts groups.
-template <bool x>
-static void pack_layers(float* to, int64_t layer_pitch, float* rows, const Plan& plan, Range pairs,
-                        int64_t size, const Plane* sources, int64_t channel, const Region& region) {
-  const Transform transform = find_transform<x>(pairs);
-  const int64_t overlap = x ? 2 : 0;
-  for (int64_t r = 0; r < overlap; r++)
-    pack_row(rows + r * plan.pitch, plan.pitch, sources, channel, region, r);
+// Planes of the layers of one channel, which is in `image`; region.rows counts groups. Returns the
+// sum of what was read of grad_y.
+template <class From, bool x>
+static float pack_layers(float* to, int64_t layer_pitch, int64_t plane, const Plan& plan, Range pairs,
+                         const Plane& image, int64_t channel, const Region& region) {
+  const auto transform = find_transform<From, x>(pairs.begin, pairs.end);
+  const int64_t height = x ? 6 : 4;
+  Group<From> group;
+  group.pitch = image.row_stride;
+  group.begin = larger(0, -region.left);
+  group.end = clamp(image.width - region.left, 0, region.columns);
+  Vec sum = {};
   for (int64_t g = 0; g < region.rows; g++) {
-    const int64_t begin = g * rows_per_group;
-    for (int64_t r = begin + overlap; r < begin + overlap + rows_per_group; r++)
-      pack_row(rows + r * plan.pitch, plan.pitch, sources, channel, region, r);
-    transform(rows + begin * plan.pitch, plan.pitch, plan.pitch, to + g * plan.pitch, layer_pitch);
+    const int64_t top = region.top + g * rows_per_group;
+    group.rows = static_cast<const From*>(image.data) + channel * image.channel_stride +
+                 top * image.row_stride + region.left;
+    group.first = (int)clamp(-top, 0, height);
+    group.last = (int)clamp(image.height - top, group.first, height);
+    transform(group, plan.pitch, to + g * plan.pitch, layer_pitch, &sum);
   }
   for (int64_t m = 0; m < 2 * pairs.size(); m++)
-    clear_end(to + m * layer_pitch, region.rows * plan.pitch, size);
+    clear_end(to + m * layer_pitch, region.rows * plan.pitch, plane);
+  return add_lanes(sum);
 }
 
 template <class T>
@@ -134,8 +137,11 @@ static void pack_x(const Plan& plan, const ConvWeightGradArgs& a, const Part& pa
                             block.columns.size() + plan.right.overhang()};
         if constexpr (sizeof(T) == 4) {
           if (plan.winograd) {
-            pack_layers<true>(to, plan.x_layer(), packed.rows, plan, part.pairs, plan.x_plane, a.x, c,
-                              region);
+            const Plane* image = a.x;
+            int64_t channel = c;
+            while (channel >= image->channels) channel -= image++->channels;
+            const auto pack = image->dtype == F32 ? pack_layers<float, true> : pack_layers<uint16_t, true>;
+            pack(to, plan.x_layer(), plan.x_plane, plan, part.pairs, *image, channel, region);
             continue;
           }
         }
@@ -147,7 +153,7 @@ static void pack_x(const Plan& plan, const ConvWeightGradArgs& a, const Part& pa
 
 template <class T>
 static void pack_grad(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
-                      const Block& block, Packed<T> packed) {
+                      const Block& block, Packed<T> packed, bool add) {
   const Plane only[max_sources] = {a.grad_y};
   const Region region{block.rows.begin * plan.group_rows, 1, block.rows.size(),
                       block.columns.begin,                1, block.columns.size()};
@@ -155,8 +161,11 @@ static void pack_grad(const Plan& plan, const ConvWeightGradArgs& a, const Part&
   for (int64_t o = part.outputs.begin; o < part.outputs.end; o++, to += plan.grad_plane) {
     if constexpr (sizeof(T) == 4) {
       if (plan.winograd) {
-        pack_layers<false>(to, plan.grad_layer(), packed.rows, plan, part.pairs, plan.grad_plane,
-                           only, o, region);
+        const auto pack =
+            a.grad_y.dtype == F32 ? pack_layers<float, false> : pack_layers<uint16_t, false>;
+        const float sum = pack(to, plan.grad_layer(), plan.grad_plane, plan, part.pairs, a.grad_y, o,
+                               region);
+        if (a.bias_of == BIAS_GRAD_Y && part.owns_outputs) add_to(part.bias[o], sum, add);
         continue;
       }
     }
@@ -171,8 +180,7 @@ static float sum_elements(const T* p, int64_t count) {
   for (; i + lanes <= count; i += lanes) sums += load_any(p + i);
   float sum = 0;
   for (; i < count; i++) sum += load_one(p + i);
-  for (int lane = 0; lane < lanes; lane++) sum += sums[lane];
-  return sum;
+  return sum + add_lanes(sums);
 }
 
 static float sum_pixels(const Plane* sources, int64_t channel, Range rows, Range columns) {
@@ -198,6 +206,7 @@ static void sum_bias(const Plan& plan, const ConvWeightGradArgs& a, const Part& 
   const Plane only[max_sources] = {a.grad_y};
   const bool of_x = a.bias_of == BIAS_X;
   if (!plan.biases || !(of_x ? part.owns_inputs : part.owns_outputs)) return;
+  if (plan.winograd && !of_x) return;  // pack_grad has done it
   const Range channels = of_x ? part.inputs : part.outputs;
   Range rows{block.rows.begin * plan.group_rows,
              smaller(block.rows.end * plan.group_rows, a.grad_y.height)};
@@ -208,7 +217,7 @@ static void sum_bias(const Plan& plan, const ConvWeightGradArgs& a, const Part& 
   }
   for (int64_t c = channels.begin; c < channels.end; c++) {
     const float sum = sum_pixels(of_x ? a.x : only, c, rows, columns);
-    part.bias[c] = add ? part.bias[c] + sum : sum;
+    add_to(part.bias[c], sum, add);
   }
 }
 
@@ -256,7 +265,7 @@ static void work_off(const Plan& plan, const ConvWeightGradArgs& a, const Part& 
     const Block block = find_block(plan, b);
     const bool add = b != part.blocks.begin;
     pack_x(plan, a, part, block, packed);
-    pack_grad(plan, a, part, block, packed);
+    pack_grad(plan, a, part, block, packed, add);
     sum_bias(plan, a, part, block, add);
     Pixels<T> pixels{block.rows.size(), divide_up(block.columns.size(), plan.vector()), plan.pitch};
     if (plan.flat) pixels = {1, divide_up(block.rows.size() * plan.pitch, plan.vector()), 0};
@@ -276,7 +285,7 @@ static void add_slices(float* to, const float* sums, int64_t slices, int64_t apa
   for (int64_t i = range.begin; i < range.end; i++) {
     float sum = sums[i];
     for (int64_t s = 1; s < slices; s++) sum += sums[s * apart + i];
-    to[i] = add ? to[i] + sum : sum;
+    add_to(to[i], sum, add);
   }
 }
 
@@ -296,8 +305,7 @@ static void combine_layers(const Plan& plan, float* weight, const float* sums, R
       for (int64_t k = 0; k < count; k++) {
         float sum = factors[0] * layers[0][k];
         for (int64_t m = 1; m < layer_count; m++) sum += factors[m] * layers[m][k];
-        float& to = weight[((i + k) / columns * 3 + u) * columns + (i + k) % columns];
-        to = add ? to + sum : sum;
+        add_to(weight[((i + k) / columns * 3 + u) * columns + (i + k) % columns], sum, add);
       }
     }
   }

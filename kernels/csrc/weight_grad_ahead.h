@@ -8,6 +8,14 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
+EA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+EA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+EA_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+EA_INLINE int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+EA_INLINE int64_t clamp(int64_t a, int64_t low, int64_t high) {
+  return a < low ? low : a > high ? high : a;
+}
+
 // Addresses, each the begin of a run of cache lines. A tile takes one for each of its rows and
 // touches as many lines as it has vectors; where nothing is left to fetch, something at hand.
 struct Ahead {

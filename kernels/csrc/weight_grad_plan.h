@@ -34,14 +34,6 @@ constexpr bool native_bf16 = true;
 constexpr bool native_bf16 = false;
 #endif
 
-EA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-EA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-EA_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-EA_INLINE int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-EA_INLINE int64_t clamp(int64_t a, int64_t low, int64_t high) {
-  return a < low ? low : a > high ? high : a;
-}
-
 // The taps of one axis. Tap t of output i reads input i * stride + t * dilation - pad. Inputs that a
 // stride sets apart are packed as phases; only those that some tap reads are, so that 1x1 with
 // stride 2 has one. Taps `period` apart read the same phase.
@@ -79,7 +71,6 @@ struct Plan {
   int64_t pitch;      // elements between rows of a packed plane, the same for x and grad_y
   bool flat;          // a packed plane is run through as if it were one long row
   int64_t x_plane, grad_plane;  // elements of one packed plane
-  int64_t rows_bytes;           // of the rows that are being transformed
   Split slices{1, 1};           // of the blocks; each has its own sums
   Split chunks{1, 1};           // of the output channels, or of the groups if there are several
   Split pairs{1, 1};            // of the pairs of layers
@@ -94,7 +85,7 @@ struct Plan {
     out_channels = a.grad_y.channels;
     ci = in_channels / a.group;
     co = out_channels / a.group;
-    winograd = !half && down.taps == 3 && down.stride == 1 && down.dilation == 1 &&
+    winograd = !half && down.taps == 3 && down.stride == 1 && down.dilation == 1 && right.stride == 1 &&
                a.grad_y.height > rows_per_group && ci * co >= 16;
     layers = winograd ? layer_count : 1;
     group_rows = winograd ? rows_per_group : 1;
@@ -121,7 +112,7 @@ struct Plan {
   int64_t grad_bytes() const { return round_up(layers * grad_layer() * element(), line); }
   int64_t ahead_bytes() const { return round_up((ahead_runs + block_rows()) * 8, line); }
   int64_t thread_bytes() const {
-    return offsets_bytes() + x_bytes() + grad_bytes() + rows_bytes + ahead_bytes();
+    return offsets_bytes() + x_bytes() + grad_bytes() + ahead_bytes();
   }
   int64_t chunk_channels() const { return divide_up(chunks.count, chunks.parts) * unit(); }
   int64_t unit() const { return out_channels / chunks.count; }  // channels that stay together
@@ -153,9 +144,6 @@ struct Plan {
     pitch = flat ? tight : round_up(round_up(columns, vector()) + right.overhang(), vector());
     x_plane = odd_lines((rows + overhang_down()) * pitch + right.overhang() + vector());
     grad_plane = odd_lines(rows * pitch + vector());
-    // A vector of the last row may begin before its end.
-    const int64_t rows_read = rows * group_rows + 2;
-    rows_bytes = winograd ? round_up((rows_read * pitch + vector()) * element(), line) : 0;
   }
 
   // Planes an odd number of cache lines apart spread over the sets of the L1 cache.

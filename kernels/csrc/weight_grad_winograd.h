@@ -9,7 +9,7 @@
 // units of what the direct sum loses: 1.2 instead of 1.75).
 #pragma once
 
-#include "simd.h"
+#include "block.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -50,22 +50,78 @@ EA_INLINE void transform_grad(const Vec* d, Vec* t) {
   }
 }
 
-// Row m of pairs [first_pair, last_pair) of layers of `count` columns, rounded up to whole vectors;
-// layers are `layer_pitch` apart, rows `row_pitch`. `x`: six rows, else four.
-template <bool x, int first_pair, int last_pair>
-static void transform_rows(const float* rows, int64_t row_pitch, int64_t count, float* to,
-                           int64_t layer_pitch) {
-  constexpr int height = x ? 6 : 4;
-  for (int64_t i = 0; i < count; i += lanes) {
-    Vec d[height], t[2 * (last_pair - first_pair)];
-    for (int r = 0; r < height; r++) d[r] = load(rows + r * row_pitch + i);
+// Lanes [begin, end) of the vector at p; the others are zero and not read.
+EA_INLINE Vec load_part(const float* p, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << end) - (1u << begin)), p);
+#else
+  Vec v = {};
+  for (int64_t i = begin; i < end; i++) v[i] = p[i];
+  return v;
+#endif
+}
+EA_INLINE Vec load_part(const uint16_t* p, int64_t begin, int64_t end) {
+  Vec v = {};
+  for (int64_t i = begin; i < end; i++) v[i] = from_bf16(p[i]);
+  return v;
+}
+
+// A group of rows of one channel: row r at `rows + r * pitch`, of which only [first, last) and only
+// columns [begin, end) are there; the rest is zero.
+template <class From>
+struct Group {
+  const From* rows;
+  int64_t pitch;
+  int first, last;
+  int64_t begin, end;
+};
+
+// Pairs [first_pair, last_pair) of layers of one group, `columns` of them rounded up to vectors, to
+// rows `layer_pitch` apart; adds to `sum` what the rows hold. `x`: six rows, else four.
+template <class From, bool x, int first_pair, int last_pair>
+static void transform_group(const Group<From>& group, int64_t columns, float* to,
+                            int64_t layer_pitch, Vec* sum) {
+  constexpr int height = x ? 6 : 4, layers = 2 * (last_pair - first_pair);
+  const bool whole = group.first == 0 && group.last == height;
+  for (int64_t i = 0; i < columns; i += lanes) {
+    Vec d[height], t[layers];
+    if (whole && i >= group.begin && i + lanes <= group.end) {
+#pragma GCC unroll 6
+      for (int r = 0; r < height; r++) d[r] = load_any(group.rows + r * group.pitch + i);
+    } else {
+      const int64_t begin = clamp(group.begin - i, 0, lanes);
+      const int64_t end = clamp(group.end - i, begin, lanes);
+#pragma GCC unroll 6
+      for (int r = 0; r < height; r++) {
+        d[r] = Vec{};
+        if (r >= group.first && r < group.last)
+          d[r] = load_part(group.rows + r * group.pitch + i, begin, end);
+      }
+    }
     if constexpr (first_pair == 0) x ? transform_x<0>(d, t) : transform_grad<0>(d, t);
-    if constexpr (first_pair <= 1 && last_pair > 1)
-      x ? transform_x<1>(d, t + 2 * (1 - first_pair)) : transform_grad<1>(d, t + 2 * (1 - first_pair));
-    if constexpr (last_pair == 3)
-      x ? transform_x<2>(d, t + 2 * (2 - first_pair)) : transform_grad<2>(d, t + 2 * (2 - first_pair));
-    for (int m = 0; m < 2 * (last_pair - first_pair); m++) store(to + m * layer_pitch + i, t[m]);
+    if constexpr (first_pair <= 1 && last_pair > 1) {
+      constexpr int at = 2 * (1 - first_pair);
+      x ? transform_x<1>(d, t + at) : transform_grad<1>(d, t + at);
+    }
+    if constexpr (last_pair == 3) {
+      constexpr int at = 2 * (2 - first_pair);
+      x ? transform_x<2>(d, t + at) : transform_grad<2>(d, t + at);
+    }
+#pragma GCC unroll 6
+    for (int m = 0; m < layers; m++) store(to + m * layer_pitch + i, t[m]);
+    if constexpr (!x) *sum += (d[0] + d[1]) + (d[2] + d[3]);
   }
+}
+
+template <class From, bool x>
+using TransformGroup = void (*)(const Group<From>&, int64_t, float*, int64_t, Vec*);
+
+template <class From, bool x>
+static TransformGroup<From, x> find_transform(int64_t first_pair, int64_t last_pair) {
+  if (last_pair - first_pair == 3) return transform_group<From, x, 0, 3>;
+  return first_pair == 0   ? transform_group<From, x, 0, 1>
+         : first_pair == 1 ? transform_group<From, x, 1, 2>
+                           : transform_group<From, x, 2, 3>;
 }
 
 // A[u][m]: the inverse of the products' scale, times powers of the point.
