@@ -108,9 +108,7 @@ class RuntimePeer:
 
     def step(self) -> float:
         """As `Session.adapt` does."""
-        loss = self._backend.gradients(self._scope, self._frame)
-        self._optimizer.step()
-        return loss
+        return self._backend.step(self._scope, self._frame, self._optimizer)
 
     def restore(self) -> F32:
         """As a `Session` with the bundle's weights does."""

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
-import numpy as np
-import numpy.typing as npt
-
 from edgeadapt.bundle import Bundle
-
-F32 = npt.NDArray[np.float32]
+from edgeadapt.runtime.optimizer import F32, Optimizer
 
 # What is computed with: "bf16" stores activations in bfloat16 and adds up in float32; weights,
 # gradients and the optimizer stay float32.
@@ -54,8 +50,8 @@ class Backend(Protocol):
     the engine fails.
     """
 
-    def prepare(self, scope: str, frame: Frame) -> None:
-        """Open what an adaptation of ``scope`` needs, so that its first step takes no longer."""
+    def prepare(self, scope: str, frame: Frame, optimizer: Optimizer) -> None:
+        """Open what `step` needs with the same arguments, so that the first takes no longer."""
 
     def restore(self, frame: Frame) -> None:
         """Write ``frame.restored`` from the bundle's own weights (`restore.onnx`)."""
@@ -70,6 +66,12 @@ class Backend(Protocol):
         """The adaptation loss at ``weights``; writes the gradients of the scope's parameters (=).
 
         The rest of ``gradients`` is left alone. Writes ``frame.restored`` too.
+        """
+
+    def step(self, scope: str, frame: Frame, optimizer: Optimizer) -> float:
+        """What `gradients` does, then the optimizer's step; returns the loss before it.
+
+        ``optimizer`` was made for the arrays of this backend and for ``scope``.
         """
 
 

@@ -9,12 +9,12 @@ from numbers import Integral
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import BackendError, ConfigError, EngineWarning
 from edgeadapt.runtime.backend import (
-    F32,
     PRECISIONS,
     Backend,
     BackendFactory,
     EngineOptions,
 )
+from edgeadapt.runtime.optimizer import F32
 
 # Name -> (where its factory is, how to install what it needs); the first that can run the bundle
 # is what `auto` takes.

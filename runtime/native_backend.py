@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
-from edgeadapt.kernels.library import Team, open_library
-from edgeadapt.runtime.backend import F32, EngineOptions, Frame, usable_cores
+from edgeadapt.kernels.library import open_library
+from edgeadapt.runtime.backend import EngineOptions, Frame, usable_cores
+from edgeadapt.runtime.optimizer import F32, Optimizer, Sgd
 from edgeadapt.runtime.plan.bind import Bound, Kernels, bind
 from edgeadapt.runtime.plan.compile import Plan, Target, check_rules, compile_graph
 from edgeadapt.runtime.plan.ir import Storage
@@ -30,59 +31,80 @@ class NativeBackend:
     def __init__(
         self, bundle: Bundle, weights: F32, gradients: F32, options: EngineOptions
     ) -> None:
-        self._bundle, self._options = bundle, options
-        self._weights, self._gradients = weights, gradients
+        self._bundle, self._weights, self._gradients = bundle, weights, gradients
         self._original = bundle.weights()  # what restore() uses while a session has others
         self._library = open_library()
         threads = options.threads or usable_cores()
-        self._team: Team = self._library.team(threads)
+        self._team = self._library.team(threads)
         self._kernels = Kernels(self._library, self._library.levels[-1])
         self._target = Target(
             options.precision, options.memory_budget, self._kernels.scratch_bytes(threads)
         )
         self._size = (0, 0)
-        self._plans: dict[str, Plan] = {}
-        self._bound: dict[str, _Placed] = {}
+        self._plans: dict[tuple[str, bool], tuple[_Work, Plan]] = {}
+        self._placed: dict[_Work, _Placed] = {}
         self._arena = _aligned_bytes(0)
+        self._sgd: weakref.ref[Sgd] | None = None  # whose step sizes `_step_sizes` are
+        self._step_sizes: StepSizes = ()
         check_rules(bundle)
 
-    def prepare(self, scope: str, frame: Frame) -> None:
-        """Plan the scope's graph and the loss graph for images of this size."""
-        self._find(f"adapt.{scope}", self._bundle.scope(scope).graph, frame, self._weights)
-        self._find("loss", LOSS_GRAPH, frame, self._weights)
+    def prepare(self, scope: str, frame: Frame, optimizer: Optimizer) -> None:
+        """Plan the scope's step and the loss graph for images of this size."""
+        self._find(self._step_work(scope, optimizer), frame)
+        self._find(_Work(LOSS_GRAPH), frame)
 
     def restore(self, frame: Frame) -> None:
         """Write ``frame.restored`` from the bundle's own weights."""
-        self._run("restore", RESTORE_GRAPH, frame, self._original)
+        self._run(_Work(RESTORE_GRAPH, original=True), frame)
 
     def restore_adapted(self, frame: Frame) -> None:
         """Write ``frame.restored`` from the weights in use."""
-        self._run("restore_adapted", RESTORE_GRAPH, frame, self._weights)
+        self._run(_Work(RESTORE_GRAPH), frame)
 
     def loss(self, frame: Frame) -> float:
         """The loss at the session's weights; writes ``frame.restored`` too."""
-        return self._loss_of(self._run("loss", LOSS_GRAPH, frame, self._weights))
+        return self._run(_Work(LOSS_GRAPH), frame).loss()
 
     def gradients(self, scope: str, frame: Frame) -> float:
         """The loss at the session's weights; writes its gradients and ``frame.restored``."""
-        graph = self._bundle.scope(scope).graph
-        return self._loss_of(self._run(f"adapt.{scope}", graph, frame, self._weights))
+        return self._run(_Work(self._bundle.scope(scope).graph), frame).loss()
 
-    def _run(self, key: str, graph: str, frame: Frame, weights: F32) -> _Placed:
-        placed = self._find(key, graph, frame, weights)
+    def step(self, scope: str, frame: Frame, optimizer: Optimizer) -> float:
+        """One program with the update in it for SGD; for others the gradients, then their step."""
+        loss = self._run(self._step_work(scope, optimizer), frame).loss()
+        if not isinstance(optimizer, Sgd):
+            optimizer.step()
+        return loss
+
+    def _run(self, work: _Work, frame: Frame) -> _Placed:
+        placed = self._find(work, frame)
         self._library.run(placed.bound.calls, self._team)
         return placed
 
-    def _find(self, key: str, graph: str, frame: Frame, weights: F32) -> _Placed:
-        placed = self._bound.get(key)
+    def _step_work(self, scope: str, optimizer: Optimizer) -> _Work:
+        found = self._bundle.scope(scope)
+        if not isinstance(optimizer, Sgd):
+            return _Work(found.graph)
+        if self._sgd is None or self._sgd() is not optimizer:
+            # All elements of a parameter have the same.
+            begins = {name: part.start for name, part in self._bundle.offsets().items()}
+            self._step_sizes = tuple(
+                (name, float(optimizer.step_sizes[begins[name]])) for name in found.parameters
+            )
+            self._sgd = weakref.ref(optimizer)
+        return _Work(found.graph, step_sizes=self._step_sizes)
+
+    def _find(self, work: _Work, frame: Frame) -> _Placed:
+        placed = self._placed.get(work)
         if placed is None or placed.frame() is not frame or placed.arena is not self._arena:
-            placed = self._place(key, graph, frame, weights)
+            placed = self._place(work, frame)
+            self._placed[work] = placed
         return placed
 
-    def _place(self, key: str, graph: str, frame: Frame, weights: F32) -> _Placed:
-        plan = self._plan(graph, frame)
+    def _place(self, work: _Work, frame: Frame) -> _Placed:
+        plan = self._plan(work, frame)
         if self._arena.nbytes < plan.placement.arena_bytes:
-            self._bound.clear()  # what points into the arena must not outlive it
+            self._placed.clear()  # what points into the arena must not outlive it
             self._arena = _aligned_bytes(0)  # frees the old one before the new one is made
             self._arena = _aligned_bytes(plan.placement.arena_bytes)
         arena = self._arena.ctypes.data
@@ -90,29 +112,43 @@ class NativeBackend:
             "arena": arena,
             "image": frame.image.ctypes.data,
             "restored": frame.restored.ctypes.data,
-            "weights": weights.ctypes.data,
+            "weights": (self._original if work.original else self._weights).ctypes.data,
             "gradients": self._gradients.ctypes.data,
         }
         constants = hold_constants(plan.program)
         memory = Memory(plan.program, bases, plan.placement.offsets, constants)
         scratch = [arena + offset for offset in plan.placement.scratch]
         bound = bind(plan.program, self._kernels, memory, scratch)
-        self._bound[key] = _Placed(bound, weakref.ref(frame), self._arena)
-        return self._bound[key]
+        return _Placed(bound, weakref.ref(frame), self._arena)
 
-    def _plan(self, graph: str, frame: Frame) -> Plan:
+    def _plan(self, work: _Work, frame: Frame) -> Plan:
         size = (frame.image.shape[2], frame.image.shape[3])
         if size != self._size:
             self._plans.clear()
-            self._bound.clear()
+            self._placed.clear()
             self._size = size
-        if graph not in self._plans:
-            self._plans[graph] = compile_graph(self._bundle, graph, *size, self._target)
-        return self._plans[graph]
+        key = (work.graph, work.step_sizes is not None)
+        known = self._plans.get(key)
+        if known is not None and known[0].step_sizes == work.step_sizes:
+            return known[1]
+        if known is not None:  # one set of step sizes at a time
+            self._placed.pop(known[0], None)
+        steps = None if work.step_sizes is None else dict(work.step_sizes)
+        plan = compile_graph(self._bundle, work.graph, *size, self._target, steps)
+        self._plans[key] = (work, plan)
+        return plan
 
-    def _loss_of(self, placed: _Placed) -> float:
-        begin = placed.bound.memory.offsets["loss"]
-        return float(placed.arena[begin : begin + 4].view(np.float32)[0])
+
+StepSizes = tuple[tuple[str, float], ...]  # of each parameter in a scope
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A graph, the weights it is evaluated at, and the step that it takes, if any."""
+
+    graph: str
+    original: bool = False  # the bundle's own weights, not the session's
+    step_sizes: StepSizes | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +161,11 @@ class _Placed:
     bound: Bound
     frame: weakref.ref[Frame]
     arena: U8
+
+    def loss(self) -> float:
+        """What the last run left in the arena."""
+        begin = self.bound.memory.offsets["loss"]
+        return float(self.arena[begin : begin + 4].view(np.float32)[0])
 
 
 def _aligned_bytes(count: int) -> U8:

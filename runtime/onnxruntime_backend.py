@@ -12,7 +12,8 @@ import onnxruntime
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.errors import BackendError, one_line
 from edgeadapt.graphs import GRADIENT_PREFIX
-from edgeadapt.runtime.backend import F32, EngineOptions, Frame
+from edgeadapt.runtime.backend import EngineOptions, Frame
+from edgeadapt.runtime.optimizer import F32, Optimizer
 
 # Fatal only: what fails is raised, and the library would print it a second time.
 _QUIET = 4
@@ -35,7 +36,7 @@ class OnnxRuntimeBackend:
         self._engines: dict[str, Any] = {}
         self._calls: dict[str, _Call] = {}
 
-    def prepare(self, scope: str, frame: Frame) -> None:
+    def prepare(self, scope: str, frame: Frame, optimizer: Optimizer) -> None:
         """Open the scope's graph and the loss graph."""
         self._engine(self._bundle.scope(scope).graph)
         self._engine(LOSS_GRAPH)
@@ -70,6 +71,12 @@ class OnnxRuntimeBackend:
             self._calls[key] = _Call(self._engine(found.graph), self._weights, outputs)
         self._calls[key].run(frame)
         return float(self._loss)
+
+    def step(self, scope: str, frame: Frame, optimizer: Optimizer) -> float:
+        """The gradients, then the optimizer's step."""
+        loss = self.gradients(scope, frame)
+        optimizer.step()
+        return loss
 
     def _engine(self, graph: str) -> Any:
         if graph not in self._engines:

@@ -7,10 +7,12 @@ from numbers import Real
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import ConfigError
-from edgeadapt.runtime.backend import F32
+
+F32 = npt.NDArray[np.float32]
 
 # The defaults of torch.optim.Adam.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -27,14 +29,14 @@ class Sgd:
     """w <- w - a g, with a step size ``a`` for every element (`torch.optim.SGD`)."""
 
     def __init__(self, weights: F32, gradients: F32, step_sizes: F32) -> None:
-        self._weights, self._gradients, self._step_sizes = weights, gradients, step_sizes
+        self._weights, self._gradients, self.step_sizes = weights, gradients, step_sizes
         self._change = np.empty_like(weights)
 
     def step(self) -> None:
         """Read the gradients, write the weights."""
         # Overflow is not an error here: the session looks at what comes out and falls back.
         with np.errstate(all="ignore"):
-            np.multiply(self._step_sizes, self._gradients, out=self._change)
+            np.multiply(self.step_sizes, self._gradients, out=self._change)
             np.subtract(self._weights, self._change, out=self._weights)
 
 

@@ -15,9 +15,9 @@ from edgeadapt.bundle import Bundle, ImageContract, open_bundle
 from edgeadapt.errors import BackendError, BundleError, ConfigError
 from edgeadapt.image import check_frame, from_network, padded_size, to_network
 from edgeadapt.runtime import weights_file
-from edgeadapt.runtime.backend import F32, Backend, EngineOptions, Frame, Precision
+from edgeadapt.runtime.backend import Backend, EngineOptions, Frame, Precision
 from edgeadapt.runtime.backends import open_backend
-from edgeadapt.runtime.optimizer import Optimizer, make_optimizer
+from edgeadapt.runtime.optimizer import F32, Optimizer, make_optimizer
 
 U8 = npt.NDArray[np.uint8]
 
@@ -147,7 +147,7 @@ class Session:
         trace = _Trace(engine, frame, image, keep_steps, plain=self._pristine)
         try:
             if steps:
-                engine.prepare(scope, frame)
+                engine.prepare(scope, frame, optimizer)
             fault = self._take_steps(trace, optimizer, steps, scope)
         except BaseException:  # also Ctrl-C and want of memory: half an adaptation must not stay
             self.reset()
@@ -207,13 +207,12 @@ class Session:
         """Run the K steps and the last evaluation; return "" or why the weights are no good."""
         for _ in range(steps):
             begin = perf_counter()
-            loss = trace.engine.gradients(scope, trace.frame)
+            self._pristine = False
+            loss = trace.engine.step(scope, trace.frame, optimizer)
             trace.losses.append(loss)
             fault = _fault(loss, trace, "a gradient", self._gradients)
             if fault:
                 return fault
-            optimizer.step()
-            self._pristine = False
             trace.seconds.append(perf_counter() - begin)
             trace.keep()
         loss = trace.engine.loss(trace.frame)

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from edgeadapt.bundle import WEIGHTS, Bundle
 from edgeadapt.errors import WeightsError
 from edgeadapt.files import atomic_file
-from edgeadapt.runtime.backend import F32
+from edgeadapt.runtime.optimizer import F32
 
 ORIGIN = "edgeadapt.bundle_weights_sha256"
 

@@ -6,7 +6,17 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edgeadapt.kernels import conv, conv_weight_grad, l1_loss, matmul, pad, pointwise, pool, reduce
+from edgeadapt.kernels import (
+    conv,
+    conv_weight_grad,
+    l1_loss,
+    matmul,
+    pad,
+    pointwise,
+    pool,
+    reduce,
+    update,
+)
 from edgeadapt.kernels import resize as resizing
 from edgeadapt.kernels.library import Call, Kernel, Library
 from edgeadapt.runtime.plan.ir import Op, Program
@@ -14,6 +24,7 @@ from edgeadapt.runtime.plan.memory import Memory, nowhere
 
 Arguments = ctypes.Structure
 Rule = Callable[[Op, Memory], Arguments]
+_NAMES = {"update_sgd": "sgd"}  # kernels that are not called like their operation
 
 
 def kernel_arguments(op: Op, memory: Memory) -> Arguments:
@@ -31,7 +42,8 @@ class Kernels:
     def find(self, kind: str, arguments: type[Arguments]) -> Kernel:
         """The kernel for operations of this kind."""
         if kind not in self._found:
-            self._found[kind] = self._library.kernel(self._level, kind, arguments)
+            name = _NAMES.get(kind, kind)
+            self._found[kind] = self._library.kernel(self._level, name, arguments)
         return self._found[kind]
 
     def scratch_bytes(self, threads: int) -> Callable[[Op, Program], int]:
@@ -186,6 +198,33 @@ def _tensors(function: Callable[..., Arguments], role: str) -> Rule:
     return rule
 
 
+class _Segment(ctypes.Structure):
+    """One run of elements with one step size; lives as long as the arguments that point to it."""
+
+    _fields_ = (
+        ("begin", ctypes.c_int64),
+        ("count", ctypes.c_int64),
+        ("step_size", ctypes.c_double),
+    )
+
+
+class _SgdArgs(update.SgdArgs):
+    """The kernel's arguments; ``segment`` is what they point to."""
+
+    segment: _Segment
+
+
+def _update_sgd(op: Op, memory: Memory) -> Arguments:
+    weight, size = op.inputs["weight"], memory.program.tensors[op.inputs["weight"]].size
+    segment = _Segment(0, size, op.attributes["step_size"])
+    at = ctypes.addressof(segment)
+    addresses = (at + getattr(_Segment, name).offset for name in ("begin", "count", "step_size"))
+    segments = update.SegmentsArgs(*addresses, 1, size)
+    arguments = _SgdArgs(memory.address(weight), memory.address(op.inputs["grad"]), segments)
+    arguments.segment = segment
+    return arguments
+
+
 def _l1_loss(op: Op, memory: Memory) -> Arguments:
     grad = op.outputs.get("grad")
     return l1_loss.l1_loss(
@@ -214,4 +253,5 @@ RULES: Mapping[str, Rule] = {
     "pad": _tensors(pad.pad, "x"),
     "pad_grad": _tensors(pad.pad_grad, "grad_y"),
     "l1_loss": _l1_loss,
+    "update_sgd": _update_sgd,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
@@ -14,7 +15,9 @@ from edgeadapt.runtime.plan.pack import pack
 from edgeadapt.runtime.plan.place import Placement, place
 from edgeadapt.runtime.plan.precision import to_bf16
 from edgeadapt.runtime.plan.read import read
+from edgeadapt.runtime.plan.remat import fit
 from edgeadapt.runtime.plan.schedule import schedule
+from edgeadapt.runtime.plan.update import update_weights
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,31 @@ class Plan:
     placement: Placement
 
 
-def compile_graph(bundle: Bundle, graph: str, height: int, width: int, target: Target) -> Plan:
+def compile_graph(
+    bundle: Bundle,
+    graph: str,
+    height: int,
+    width: int,
+    target: Target,
+    step_sizes: Mapping[str, float] | None = None,
+) -> Plan:
     """Plan the graph in the file ``graph`` for an image of ``height`` x ``width``.
+
+    With ``step_sizes`` of parameters, whose gradients the graph must give, the program takes a step
+    of SGD as well.
 
     Raises:
         BackendError: if the native engine has no rule for an operator.
+        ConfigError: if the plan cannot do with the memory of ``target``.
     """
     program = fuse(read(bundle, graph, height, width))
     if target.precision == "bf16":
         program = to_bf16(program)
     program = pack(schedule(program), packed_elements)
+    if target.memory_budget is not None:
+        program = fit(program, target.memory_budget, target.scratch_bytes)
+    if step_sizes is not None:
+        program = update_weights(program, step_sizes)
     return Plan(program, place(program, target.scratch_bytes))
 
 
