@@ -98,7 +98,7 @@ class Written:
         same = _SAME_PLACE.get((op.kind, role), ())
         roles = tuple(op.inputs) if op.kind == "pointwise" else same
         places = [self._region(op.inputs[other]) for other in roles if other in op.inputs]
-        if op.kind != "pointwise" and places and places[0] != region and places[0][0] == region[0]:
+        if op.kind != "pointwise" and places and places[0] != region:
             raise ValueError(f"{role} must lie where {roles[0]} does")
         others = [self._region(name) for name in op.inputs.values()]
         apart = not any(self._overlap(other, region) for other in others if other != region)

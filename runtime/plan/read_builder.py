@@ -92,6 +92,13 @@ class Builder:
         x = self.tensor(value)
         return x if x.shape == shape else self.view(x, shape, expanded(x.shape, x.strides, shape))
 
+    def entry(self, x: Tensor, index: int) -> Tensor:
+        """``x[index : index + 1]``."""
+        shape = (1, *x.shape[1:])
+        if shape == x.shape:
+            return x
+        return self.view(x, shape, x.strides, index * x.strides[0])
+
     def copy(self, x: Tensor, name: str, shape: Shape | None = None) -> Tensor:
         """A contiguous copy of ``x``, under ``name``; ``shape`` arranges its elements anew."""
         whole = self.result(name, x.shape if shape is None else shape, x.dtype)

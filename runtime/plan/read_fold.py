@@ -12,7 +12,7 @@ from onnx import helper
 from edgeadapt.runtime.plan.ir import Shape
 from edgeadapt.runtime.plan.read_nodes import Node
 from edgeadapt.runtime.plan.rules import ints
-from edgeadapt.runtime.plan.shapes import broadcast, resolve
+from edgeadapt.runtime.plan.shapes import broadcast, resolve, sliced
 
 Array = npt.NDArray[Any]
 _MOST = 1 << 16  # elements: above this the plan computes, an array of an image's size is not kept
@@ -78,10 +78,9 @@ def _spread(function: Callable[..., Any], inputs: list[Array]) -> Array | None:
 
 
 def _constant(node: Node) -> Array:
+    types = {"value_float": np.float32, "value_int": np.int64, "value": None}
     for name, value in node.attributes.items():
-        return np.asarray(value, np.int64 if name.startswith("value_int") else None).astype(
-            np.float32 if name.startswith("value_float") else None, copy=False
-        )
+        return np.asarray(value, types[name.removesuffix("s")])
     raise ValueError("a constant without a value")
 
 
@@ -102,11 +101,10 @@ def _sliced(
 ) -> Array:
     begins, stops = ints(starts) or (), ints(ends) or ()
     axes, steps = ints(over) or tuple(range(len(begins))), ints(by) or (1,) * len(begins)
-    chosen = [slice(None)] * x.ndim
     for axis, begin, stop, step in zip(axes, begins, stops, steps, strict=True):
-        past = step < 0 and stop < -x.shape[axis]  # before the first, which None says
-        chosen[axis] = slice(begin, None if past else stop, step)
-    return x[tuple(chosen)]
+        first, count = sliced(x.shape[axis], begin, stop, step)
+        x = x.take(first + step * np.arange(count), axis)
+    return x
 
 
 def _padded(

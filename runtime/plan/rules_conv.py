@@ -55,20 +55,24 @@ def _conv(
     transposed: bool,
     attributes: dict[str, Any],
 ) -> Tensor:
-    inputs = {"x0": builder.plane(x), "weight": builder.dense(weight)}
+    inputs = {"weight": builder.dense(weight)}
     if bias is not None:
         inputs["bias"] = builder.dense(bias)
     y = builder.result(node.name, shape)
     attributes |= {"transposed": transposed, "slope": None, "mask_slope": None}
     attributes["out_channels"] = (0, shape[1])
-    builder.emit("conv", inputs, y, node.name, **attributes)
+    whole = builder.tensor(x)
+    for index in range(shape[0]):  # a kernel takes one image at a time
+        image = builder.plane(builder.entry(whole, index))
+        part = builder.entry(y, index)
+        builder.emit("conv", {"x0": image, **inputs}, part, node.name, **attributes)
     return y
 
 
 @reads("Conv")
 def conv(builder: Builder, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     found = _attributes(node, weight)
-    shape = (1, weight.shape[0], *sizes(x.shape, found))
+    shape = (x.shape[0], weight.shape[0], *sizes(x.shape, found))
     return _conv(builder, node, x, weight, bias, shape, False, found)
 
 
@@ -87,7 +91,7 @@ def conv_transpose(
         )
     )
     height, width = (length + more for length, more in zip(lengths, extra, strict=True))
-    shape = (1, weight.shape[1] * found["group"], height, width)
+    shape = (x.shape[0], weight.shape[1] * found["group"], height, width)
     return _conv(builder, node, x, weight, bias, shape, True, found)
 
 

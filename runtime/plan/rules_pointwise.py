@@ -121,9 +121,8 @@ def leaky_relu_gradient(builder: Builder, node: Node, grad_y: Value, x: Value) -
 
 @reads("Where")
 def where(builder: Builder, node: Node, condition: Value, then: Value, other: Value) -> Value:
-    dtype: Dtype = "bool" if _is_bool(then) and _is_bool(other) else "f32"
     step = ("where", (_take(0), _take(1), _take(2)))
-    return pointwise(builder, node.name, [step], condition, then, other, dtype=dtype)
+    return pointwise(builder, node.name, [step], condition, then, other)
 
 
 @reads("Cast")

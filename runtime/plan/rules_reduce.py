@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from edgeadapt.runtime.plan.ir import Shape, Tensor, contiguous
-from edgeadapt.runtime.plan.rules import Builder, Node, Value, ints, reads
+from edgeadapt.runtime.plan.rules import Builder, Node, NoRuleError, Value, ints, reads
 from edgeadapt.runtime.plan.rules_pointwise import pointwise
 from edgeadapt.runtime.plan.shapes import broadcast
 
@@ -26,6 +26,8 @@ _REDUCTIONS: dict[str, tuple[str, str | None, str | None]] = {
 def reduction(builder: Builder, node: Node, x: Value, over: Value | None = None) -> Value:
     axes = ints(over)
     if not axes and node.attributes.get("noop_with_empty_axes", 0):
+        if node.kind in ("ReduceL1", "ReduceL2", "ReduceSumSquare"):
+            raise NoRuleError("over no axes")
         return x
     rank = len(x.shape)
     axes = tuple(sorted(axis % rank for axis in axes)) if axes else tuple(range(rank))

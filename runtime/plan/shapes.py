@@ -90,12 +90,12 @@ def resolve(shape: Shape, wanted: Sequence[int], zero_copies: bool) -> Shape:
 
 
 def sliced(length: int, start: int, end: int, step: int) -> tuple[int, int]:
-    """First index and number of elements of an ONNX slice of an axis, as Python's."""
-    if step < 0 and end < -length:  # Python would count it from the end once more
-        indices = range(length)[start::step] if start >= -length else range(0)
-    else:
-        indices = range(length)[start:end:step]
-    return (indices[0], len(indices)) if indices else (0, 0)
+    """First index and number of elements of an ONNX slice of an axis; bounds are clamped."""
+    back = step < 0  # then the first may be the last element, and the end is the place before 0
+    first = min(max(start + length if start < 0 else start, 0), length - back)
+    last = min(max(end + length if end < 0 else end, -back), length - back)
+    count = max(0, -((first - last) // step))
+    return (first, count) if count else (0, 0)
 
 
 def windows(
