@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from edgeadapt.runtime.plan.ir import Op, Program, Tensor, View, contiguous

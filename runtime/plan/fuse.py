@@ -22,6 +22,7 @@ PASSES: tuple[Pass, ...] = (
     fuse_clean.fold_constants,
     fuse_pointwise.drop_copies,
     fuse_clean.share_equal,
+    fuse_pointwise.recognise_rectifiers,
     fuse_loss.fuse_l1,  # before chains are merged: it looks for the single operations
     fuse_concat.read_parts,
     fuse_clean.drop_dead,  # concatenations that are only read in parts now

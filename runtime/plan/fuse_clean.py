@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.runtime.plan import expressions
-from edgeadapt.runtime.plan.edit import Edit, Key
+from edgeadapt.runtime.plan.edit import Edit
 from edgeadapt.runtime.plan.expressions import Argument, Step
 from edgeadapt.runtime.plan.ir import Op, Program, Tensor
 from edgeadapt.runtime.plan.kinds import KINDS

@@ -42,7 +42,8 @@ def write_parts(program: Program) -> Program:
     or belongs to the session, nor for one that is concatenated twice.
     """
     edit = Edit(program)
-    for key in edit.keys("concat"):
+    # The outer ones first: a concatenation that is a part is moved while it is one operation.
+    for key in reversed(list(edit.keys("concat"))):
         op = edit.ops[key]
         edit.drop(key)
         offset = 0

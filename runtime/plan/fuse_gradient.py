@@ -27,10 +27,10 @@ def fuse_bias(program: Program) -> Program:
         op = edit.ops[key]
         for role in ("grad_y", "x0"):
             waiting = sums.get(op.inputs[role], [])
-            if waiting and (role == "grad_y" or "x1" not in op.inputs):
-                if _join(edit, key, waiting[0], "grad_y" if role == "grad_y" else "x"):
-                    waiting.pop(0)
-                    break
+            whole = role == "grad_y" or "x1" not in op.inputs
+            if whole and waiting and _join(edit, key, waiting[0], role.rstrip("0")):
+                waiting.pop(0)
+                break
     return edit.program()
 
 
@@ -83,7 +83,8 @@ def _accumulate(edit: Edit, key: Key) -> None:
     root = edit.ops[key]
     total = root.outputs["y"]
     terms, inner = _terms(edit, key)
-    adding = sorted((maker, name) for name in terms if (maker := _weight_gradient(edit, name)))
+    once = [name for name in terms if terms.count(name) == 1]
+    adding = sorted((maker, name) for name in once if (maker := _weight_gradient(edit, name)))
     if len(adding) < 2 or not is_contiguous(edit.tensors[total]) or edit.writers(total) != [key]:
         return
     others = [name for name in terms if name not in {name for _, name in adding}]

@@ -26,6 +26,20 @@ def merge_chains(program: Program) -> Program:
     return edit.program()
 
 
+def recognise_rectifiers(program: Program) -> Program:
+    """Write the derivative of a ReLU, "nothing where x <= 0, else the gradient", as `leaky_grad`.
+
+    So that convolutions can take it. Must not be done for another bound or another value than 0.
+    """
+    edit = Edit(program)
+    for key in edit.keys("pointwise"):
+        found = _relu_grad(edit, edit.ops[key])
+        if found:
+            steps = (("leaky_grad", (("x", 0), ("x", 1), ("c", 0.0))),)
+            edit.put(key, rebuilt(edit.ops[key], steps, found))
+    return edit.program()
+
+
 def fuse_before_reduce(program: Program) -> Program:
     """Let a reduction take the magnitude or the square of what it reads.
 
@@ -79,6 +93,24 @@ def _merge_one(edit: Edit, key: Key) -> bool:
     return False
 
 
+def _relu_grad(edit: Edit, op: Op) -> tuple[str, str] | None:
+    """Gradient and x, if ``op`` gives the gradient where x > 0 and 0 elsewhere."""
+    match call(op):
+        case ("where", (str(condition), 0.0, str(grad))):
+            wanted = "le"
+        case ("where", (str(condition), str(grad), 0.0)):
+            wanted = "gt"
+        case _:
+            return None
+    maker = edit.producer(condition)
+    if maker is None or edit.ops[maker].outputs["y"] != condition:
+        return None
+    match call(edit.ops[maker]):
+        case (function, (str(x), 0.0)) if function == wanted:
+            return grad, x
+    return None
+
+
 def _magnitude(op: Op) -> tuple[str | None, str]:
     match call(op):
         case ("abs", (str(x),)):
@@ -98,10 +130,15 @@ def _drop_copy(edit: Edit, key: Key, source: str, result: str) -> None:
     if _can_be_computed_there(edit, source, result):
         edit.drop(key)
         edit.move(old.base, result)
-    elif new.storage == "arena" and not new.view and not edit.is_output(result):
-        if old.storage in ("arena", "image", "constant") and edit.writers(result) == [key]:
-            edit.drop(key)
-            edit.move(result, source)
+    elif _can_be_read_there(edit, source, result) and edit.writers(result) == [key]:
+        edit.drop(key)
+        edit.move(result, source)
+
+
+def _can_be_read_there(edit: Edit, source: str, result: str) -> bool:
+    new = edit.tensors[result]
+    steady = edit.tensors[source].storage in ("arena", "image", "constant")
+    return steady and new.storage == "arena" and not new.view and not edit.is_output(result)
 
 
 def _can_be_computed_there(edit: Edit, source: str, result: str) -> bool:
