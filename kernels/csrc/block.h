@@ -109,16 +109,21 @@ EA_INLINE VecInt bits_of(const float* p) {
   return __builtin_convertvector(round_bf16(load(p)), VecInt);
 }
 
-// Even elements of 2 * lanes consecutive ones; taking every second one is most strides' work.
-EA_INLINE Vec every_second(Vec a, Vec b) {
+// Even and odd ones of 2 * lanes consecutive elements.
 #if EA_LANES == 16
+EA_INLINE Vec every_second(Vec a, Vec b) {
   return EA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-#elif EA_LANES == 8
-  return EA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-#else
-  return EA_SHUFFLE(a, b, 0, 2, 4, 6);
-#endif
 }
+EA_INLINE Vec every_other(Vec a, Vec b) {
+  return EA_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+#elif EA_LANES == 8
+EA_INLINE Vec every_second(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
+EA_INLINE Vec every_other(Vec a, Vec b) { return EA_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
+#else
+EA_INLINE Vec every_second(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 2, 4, 6); }
+EA_INLINE Vec every_other(Vec a, Vec b) { return EA_SHUFFLE(a, b, 1, 3, 5, 7); }
+#endif
 
 // Elements of two vectors in turn: the first and the second half of the result.
 #if EA_LANES == 16
@@ -159,13 +164,7 @@ static void copy_elements(To* to, const From* from, int64_t count, int64_t step)
     copy_vectors(to, count, [=](int64_t i) { store_any(to + i, load_any(from + i)); });
     return;
   }
-  int64_t i = 0;
-  if (step == 2) {
-    // The last element read is the odd neighbour of the last one wanted: it must exist.
-    for (; i + lanes < count; i += lanes)
-      store_any(to + i, every_second(load_any(from + 2 * i), load_any(from + 2 * i + lanes)));
-  }
-  for (; i < count; i++) store_one(to + i, load_one(from + i * step));
+  for (int64_t i = 0; i < count; i++) store_one(to + i, load_one(from + i * step));
 }
 
 // Zeros; most often there is one, for which the compiler's memset would be a detour.
@@ -254,6 +253,72 @@ static inline void copy_pair(uint32_t* to, Row even, Row odd, int64_t left, int6
   if (odd.data) place_half(to, odd, left, span, step, 16);
 }
 
+// Both phases of a stride of two in one pass: even columns of the image go to one of them, odd ones
+// to the other.
+template <class From, class To>
+static void split_row(To* to, const From* from, int64_t width, const Window& window) {
+  const auto place = [&](int64_t column) {
+    const int64_t i = column - window.left;
+    return to + (i & 1) * window.phase_pitch + i / 2;
+  };
+  const int64_t begin = window.left > 0 ? window.left : 0;
+  const int64_t behind = window.left + 2 * window.columns, end = behind < width ? behind : width;
+  int64_t column = begin;
+  if (column & 1 && column < end) {
+    store_one(place(column), load_one(from + column));
+    column++;
+  }
+  const int64_t pairs = end > column ? (end - column) / 2 : 0;
+  To* const even = place(column);
+  To* const odd = place(column + 1);
+  const From* const source = from + column;
+  const auto split = [&](int64_t i) {
+    const Vec a = load_any(source + 2 * i), b = load_any(source + 2 * i + lanes);
+    store_any(even + i, every_second(a, b));
+    store_any(odd + i, every_other(a, b));
+  };
+  int64_t i = 0;
+  if (pairs >= lanes) {
+    for (; i + lanes <= pairs; i += lanes) split(i);
+    if (i < pairs) split(pairs - lanes);
+    i = pairs;
+  }
+  for (; i < pairs; i++) {
+    store_one(even + i, load_one(source + 2 * i));
+    store_one(odd + i, load_one(source + 2 * i + 1));
+  }
+  column += 2 * pairs;
+  if (column < end) store_one(place(column), load_one(from + column));
+}
+
+template <class To>
+static void copy_two_phases(To* to, Row row, const Window& window) {
+  for (int64_t p = 0; p < 2; p++) {
+    To* const phase = to + p * window.phase_pitch;
+    const Span span =
+        inside(window.left + p, window.columns, 2, row.data ? row.width : 0);
+    clear(phase, span.begin);
+    clear(phase + span.end, window.columns - span.end);
+  }
+  if (!row.data) return;
+  if (row.dtype == F32)
+    split_row(to, static_cast<const float*>(row.data), row.width, window);
+  else
+    split_row(to, static_cast<const uint16_t*>(row.data), row.width, window);
+}
+
+// Asks the cache for the part of a row that is in the window. Rows of one channel follow each other
+// in memory, but a new channel is a new place that the processor does not foresee.
+static inline void fetch_row(Row row, const Window& window) {
+  if (!row.data) return;
+  const int64_t size = row.dtype == F32 ? 4 : 2, line = 64;
+  const int64_t behind = window.left + window.columns * window.phases;
+  const char* const data = static_cast<const char*>(row.data);
+  const char* const end = data + size * (behind < row.width ? behind : row.width);
+  for (const char* p = data + (window.left > 0 ? size * window.left : 0); p < end; p += line)
+    __builtin_prefetch(p);
+}
+
 // Fills the block with channels [first, first + count) of the sources.
 template <class To>
 static void pack_block(To* block, const Plane* sources, int64_t first, int64_t count,
@@ -261,7 +326,12 @@ static void pack_block(To* block, const Plane* sources, int64_t first, int64_t c
   for (int64_t c = 0; c < count; c++) {
     for (int64_t r = 0; r < window.rows; r++) {
       const Row row = find_row(sources, first + c, window.top + r);
+      fetch_row(find_row(sources, first + c + 1, window.top + r), window);
       To* to = block + c * window.channel_pitch + r * window.row_pitch;
+      if (window.phases == 2) {
+        copy_two_phases(to, row, window);
+        continue;
+      }
       for (int64_t p = 0; p < window.phases; p++)
         copy_row(to + p * window.phase_pitch, row, window.left + p, window.columns, window.phases);
     }
@@ -275,6 +345,8 @@ void pack_block(uint32_t* block, const Plane* sources, int64_t first, int64_t co
   for (int64_t c = 0; c < count; c += 2) {
     for (int64_t r = 0; r < window.rows; r++) {
       const int64_t y = window.top + r;
+      fetch_row(find_row(sources, first + c + 2, y), window);
+      fetch_row(find_row(sources, first + c + 3, y), window);
       const Row even = find_row(sources, first + c, y);
       const Row odd = c + 1 < count ? find_row(sources, first + c + 1, y) : none;
       uint32_t* to = block + c / 2 * window.channel_pitch + r * window.row_pitch;

@@ -53,12 +53,21 @@ struct Place {
   int64_t row, column;
 };
 
-static inline Place find_place(const Work& work, int64_t index) {
+// Goes through the places of a block, row by row.
+struct Walk {
+  int64_t row = 0, vector = 0;  // of the block
+};
+
+static inline Place next_place(const Work& work, Walk& walk) {
   const ConvPlan& plan = *work.plan;
-  const int64_t r = index / work.vectors, v = index % work.vectors;
-  return Place{r * plan.rows.in_step * plan.window.row_pitch + v * lanes,
-               (work.first_row + r) * plan.rows.out_step + work.row_phase,
-               (work.first_column + v * lanes) * plan.columns.out_step};
+  const Place place{walk.row * plan.rows.in_step * plan.window.row_pitch + walk.vector * lanes,
+                    (work.first_row + walk.row) * plan.rows.out_step + work.row_phase,
+                    (work.first_column + walk.vector * lanes) * plan.columns.out_step};
+  if (++walk.vector == work.vectors) {
+    walk.vector = 0;
+    walk.row++;
+  }
+  return place;
 }
 
 // Writes a vector of steps from a tile's sums: one vector of y, or several where it has phases.
@@ -81,42 +90,76 @@ static inline void finish_place(const Work& work, const float* sums, int64_t cha
   }
 }
 
+// The sums of phase p go to the buffer, or to y if that is all there is to do.
+template <int channels, int vectors>
+static inline Outlet<vectors> find_outlet(const Work& work, const Place* places, int64_t channel,
+                                          int64_t phase) {
+  const Finish& finish = *work.finish;
+  const bool straight = finish.alone && work.plan->columns.out_step == 1;
+  Outlet<vectors> outlet{{}, vectors * lanes, false, false, 0.0f};
+  bool whole = true;
+  for (int j = 0; j < vectors; j++) whole &= places[j].column + lanes <= finish.y.width;
+  if (!straight || !whole) {
+    float* const sums = work.sums + phase * channels * vectors * lanes;
+    for (int j = 0; j < vectors; j++) outlet.to[j] = sums + j * lanes;
+    return outlet;
+  }
+  outlet.stride = finish.y.channel_stride;
+  outlet.half = finish.half;
+  outlet.has_slope = finish.has_slope;
+  outlet.slope = finish.slope;
+  for (int j = 0; j < vectors; j++)
+    outlet.to[j] = locate_y(finish, channel, places[j].row, places[j].column);
+  return outlet;
+}
+
+// One tile at as many places as it has vectors.
+template <int channels, int vectors, class Lane>
+static inline void run_places(const Work& work, const Place (&places)[vectors], int64_t count,
+                              int64_t channel, const float* bias) {
+  const ConvPlan& plan = *work.plan;
+  const WeightOrder order{plan.in_lanes, plan.group_out};
+  const int64_t y_channel = work.group * plan.group_out + channel;
+  const Lane* x[vectors];
+  for (int j = 0; j < vectors; j++) {
+    x[j] = reinterpret_cast<const Lane*>(work.block) + places[j].block;
+    fetch(*work.finish, y_channel, channels, places[j].row, places[j].column);
+  }
+  const int64_t* taps = work.taps;
+  bool straight = false;
+  for (int64_t p = 0; p < plan.columns.out_step; p++) {
+    const int64_t here = phase_taps(plan.rows, plan.columns, work.row_phase, p);
+    const Lane* const weights =
+        static_cast<const Lane*>(work.args->weights) + work.group * plan.group_weights +
+        tile_begin(order, plan.rows, plan.columns, work.row_phase, p, channel);
+    const auto outlet = find_outlet<channels, vectors>(work, places, y_channel, p);
+    straight = outlet.to[0] != work.sums + p * channels * vectors * lanes;
+    convolve_tile<channels, vectors>(
+        outlet, x, Taps{taps, here, plan.in_lanes, plan.window.channel_pitch}, weights, bias);
+    taps += here;
+  }
+  if (straight) return;
+  for (int64_t j = 0; j < count; j++)
+    finish_place<channels, vectors>(work, work.sums + j * lanes, y_channel, places[j]);
+}
+
 // One tile of channels of the output, [channel, channel + channels) of the group, at all places of
 // the block.
 template <int channels, class Lane>
 static void run_tile(const Work& work, int64_t channel, int64_t rows) {
   constexpr int vectors = tile_vectors(channels);
-  const ConvPlan& plan = *work.plan;
-  const WeightOrder order{plan.in_lanes, plan.group_out};
-  const int64_t phases = plan.columns.out_step, total = rows * work.vectors;
-  const int64_t y_channel = work.group * plan.group_out + channel;
+  const int64_t total = rows * work.vectors;
+  const int64_t y_channel = work.group * work.plan->group_out + channel;
   float bias[channels] = {};
   for (int i = 0; i < channels && work.args->bias; i++) bias[i] = work.args->bias[y_channel + i];
-  const Lane* const block = reinterpret_cast<const Lane*>(work.block);
-  constexpr int64_t phase_pitch = channels * vectors * lanes;
-
+  Walk walk;
   for (int64_t first = 0; first < total; first += vectors) {
-    // Behind the last place its own sums are computed again and dropped.
+    // Behind the last place its own sums are computed again.
     const int64_t count = total - first < vectors ? total - first : vectors;
     Place places[vectors];
-    const Lane* x[vectors];
-    for (int64_t j = 0; j < vectors; j++) {
-      places[j] = find_place(work, first + (j < count ? j : count - 1));
-      x[j] = block + places[j].block;
-    }
-    const int64_t* taps = work.taps;
-    for (int64_t p = 0; p < phases; p++) {
-      const int64_t taps_here = phase_taps(plan.rows, plan.columns, work.row_phase, p);
-      const Lane* const weights =
-          static_cast<const Lane*>(work.args->weights) + work.group * plan.group_weights +
-          tile_begin(order, plan.rows, plan.columns, work.row_phase, p, channel);
-      convolve_tile<channels, vectors>(work.sums + p * phase_pitch, x,
-                                       Taps{taps, taps_here, plan.in_lanes, plan.window.channel_pitch},
-                                       weights, bias);
-      taps += taps_here;
-    }
-    for (int64_t j = 0; j < count; j++)
-      finish_place<channels, vectors>(work, work.sums + j * lanes, y_channel, places[j]);
+    for (int j = 0; j < vectors; j++)
+      places[j] = j < count ? next_place(work, walk) : places[count - 1];
+    run_places<channels, vectors, Lane>(work, places, count, channel, bias);
   }
 }
 

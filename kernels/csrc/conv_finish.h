@@ -5,6 +5,7 @@
 
 #include "block.h"
 #include "conv_args.h"
+#include "conv_tile.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -15,9 +16,8 @@ struct Finish {
   float slope, mask_slope;
   bool has_slope;
   bool single, half;  // all images are float32, or bfloat16
+  bool alone;         // y is the only image
 };
-
-EA_INLINE Vec leaky(Vec v, float slope) { return v > 0.0f ? v : v * slope; }
 
 EA_INLINE int64_t at_row(const Plane& x, int64_t channel, int64_t y) {
   return channel * x.channel_stride + y * x.row_stride;
@@ -87,11 +87,16 @@ static inline bool all_of(const Finish& finish, Dtype dtype) {
 }
 
 static inline Finish make_finish(const ConvArgs& args) {
-  Finish finish{args.y,         args.add0,
-                args.add1,      args.post,
-                args.mask,      (float)args.slope,
-                (float)args.mask_slope, args.has_slope != 0,
-                false,          false};
+  Finish finish{};
+  finish.y = args.y;
+  finish.add0 = args.add0;
+  finish.add1 = args.add1;
+  finish.post = args.post;
+  finish.mask = args.mask;
+  finish.slope = (float)args.slope;
+  finish.mask_slope = (float)args.mask_slope;
+  finish.has_slope = args.has_slope != 0;
+  finish.alone = !args.add0.data && !args.add1.data && !args.post.data && !args.mask.data;
   finish.single = all_of(finish, F32);
   finish.half = all_of(finish, BF16);
   return finish;
@@ -125,6 +130,32 @@ static inline void finish_whole(const Finish& finish, const float* sums, int64_t
     }
     store_any(y + i * finish.y.channel_stride, v);
   }
+}
+
+// Asks the cache for what finish_spot() will read and write, long before it does: the images are
+// larger than the cache, and their lines are too far apart for the processor to foresee them.
+EA_INLINE void fetch_lines(const Plane& x, int64_t channel, int64_t channels, int64_t row,
+                           int64_t column) {
+  if (!x.data) return;
+  const int64_t size = x.dtype == F32 ? 4 : 2;
+  const char* p = static_cast<const char*>(x.data) + size * (at_row(x, channel, row) + column);
+  for (int64_t i = 0; i < channels; i++, p += size * x.channel_stride) __builtin_prefetch(p);
+}
+
+EA_INLINE void fetch(const Finish& finish, int64_t channel, int64_t channels, int64_t row,
+                     int64_t column) {
+  fetch_lines(finish.y, channel, channels, row, column);
+  if (finish.alone) return;
+  fetch_lines(finish.add0, channel, channels, row, column);
+  fetch_lines(finish.add1, channel, channels, row, column);
+  fetch_lines(finish.post, channel, channels, row, column);
+  fetch_lines(finish.mask, channel, channels, row, column);
+}
+
+// The place of an element of y.
+EA_INLINE void* locate_y(const Finish& finish, int64_t channel, int64_t row, int64_t column) {
+  const int64_t at = at_row(finish.y, channel, row) + column;
+  return static_cast<char*>(finish.y.data) + (finish.y.dtype == F32 ? 4 : 2) * at;
 }
 
 // `count` <= lanes elements of each of the channels of a tile, from sums that are `pitch` apart.

@@ -1,6 +1,7 @@
 // The inner loop of a convolution: one tile of output channels at a few vectors of pixels.
 #pragma once
 
+#include "block.h"
 #include "conv_shape.h"
 
 namespace edgeadapt {
@@ -13,6 +14,18 @@ struct Taps {
   int64_t count;
   int64_t channels, channel_pitch;
 };
+
+// Where a tile's sums go: channel i, vector j to to[j] + i * stride, all float or all bfloat16. It is
+// a buffer, or the image itself if nothing but LeakyReLU is to be done with them.
+template <int vectors>
+struct Outlet {
+  void* to[vectors];
+  int64_t stride;  // elements
+  bool half, has_slope;
+  float slope;
+};
+
+EA_INLINE Vec leaky(Vec v, float slope) { return v > 0.0f ? v : v * slope; }
 
 EA_INLINE Vec multiply_add(Vec sum, Vec a, Vec b) { return sum + a * b; }
 EA_INLINE Vec multiply_add(Vec sum, VecInt a, VecInt b) { return dot(sum, a, b); }
@@ -68,13 +81,22 @@ EA_INLINE void add_tap(Vec (&acc)[channels][vectors], const Lane* const* x, int6
   }
 }
 
-// sums[i][j] = bias[i] + the sum over channels and taps of weight * the vector at x[j] + the tap's
+template <class Element, int channels, int vectors>
+EA_INLINE void let_out(const Outlet<vectors>& outlet, const Vec (&acc)[channels][vectors]) {
+#pragma GCC unroll 16
+  for (int j = 0; j < vectors; j++) {
+    Element* to = static_cast<Element*>(outlet.to[j]);
+#pragma GCC unroll 16
+    for (int i = 0; i < channels; i++, to += outlet.stride) store_any(to, acc[i][j]);
+  }
+}
+
+// Sum (i, j) is bias[i] + the sum over channels and taps of weight * the vector at x[j] + the tap's
 // offset. Lane is float, or int32_t for pairs of bfloat16. All sums stay in registers: the loops
 // over tile channels and vectors must be unrolled, and what they hold must fit.
 template <int channels, int vectors, class Lane>
-static inline __attribute__((always_inline)) void convolve_tile(
-    float* __restrict__ sums, const Lane* const* x, const Taps& taps,
-    const Lane* __restrict__ weights, const float* bias) {
+EA_INLINE void convolve_tile(const Outlet<vectors>& outlet, const Lane* const* x, const Taps& taps,
+                             const Lane* weights, const float* bias) {
   Vec acc[channels][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < channels; i++) {
@@ -90,11 +112,17 @@ static inline __attribute__((always_inline)) void convolve_tile(
       weights += channels;
     }
   }
+  if (outlet.has_slope) {
 #pragma GCC unroll 16
-  for (int i = 0; i < channels; i++) {
+    for (int i = 0; i < channels; i++) {
 #pragma GCC unroll 16
-    for (int j = 0; j < vectors; j++) store(sums + (i * vectors + j) * lanes, acc[i][j]);
+      for (int j = 0; j < vectors; j++) acc[i][j] = leaky(acc[i][j], outlet.slope);
+    }
   }
+  if (outlet.half)
+    let_out<uint16_t>(outlet, acc);
+  else
+    let_out<float>(outlet, acc);
 }
 
 }  // namespace

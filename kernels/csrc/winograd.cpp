@@ -6,7 +6,6 @@
 // that stay in the L2 cache. Each part is a matrix product, for which conv_tile.h does for a tile of
 // channels and a few vectors of squares; their 16 results are transformed back and finished.
 #include "conv_finish.h"
-#include "conv_tile.h"
 #include "winograd_plan.h"
 
 namespace edgeadapt {
@@ -22,24 +21,51 @@ struct Work {
   int64_t* offsets;
 };
 
+// Where a vector of squares begins in y.
+struct Place {
+  int64_t row, column;
+};
+
+static inline Place find_place(const Work& work, int64_t index) {
+  return Place{2 * (work.first_row + index / work.vectors),
+               2 * lanes * (work.first_vector + index % work.vectors)};
+}
+
 // One vector of squares: four vectors of y for each channel of the tile.
 template <int channels, int vectors>
 static inline void finish_squares(const Work& work, const float* products, int64_t channel,
-                                  int64_t index) {
+                                  Place place) {
+  const Finish& finish = *work.finish;
+  const Plane& y = finish.y;
+  const bool whole = place.row + 1 < y.height && place.column + 2 * lanes <= y.width;
+  const bool straight = finish.alone && finish.single && whole;
   constexpr int64_t row_pitch = channels * 2 * lanes;
+  float* to = work.joined;
+  if (straight) to = static_cast<float*>(locate_y(finish, channel, place.row, place.column));
   for (int64_t i = 0; i < channels; i++) {
-    float* const top = work.joined + i * 2 * lanes;
-    transform_output(top, top + row_pitch, products + i * vectors * lanes,
-                     channels * vectors * lanes);
+    transform_output(to, straight ? y.row_stride : row_pitch, products + i * vectors * lanes,
+                     channels * vectors * lanes, straight && finish.has_slope ? finish.slope : 1.0f);
+    to += straight ? y.channel_stride : 2 * lanes;
   }
-  const int64_t row = 2 * (work.first_row + index / work.vectors);
-  const int64_t column = 2 * lanes * (work.first_vector + index % work.vectors);
+  if (straight) return;
   for (int64_t part = 0; part < 4; part++) {
-    const int64_t left = work.args->y.width - column - part % 2 * lanes;
-    if (row + part / 2 >= work.args->y.height || left <= 0) continue;
-    finish_spot(*work.finish, work.joined + part / 2 * row_pitch + part % 2 * lanes, 2 * lanes,
-                channel, channels,
-                Spot{row + part / 2, column + part % 2 * lanes, left < lanes ? left : lanes});
+    const int64_t row = place.row + part / 2, column = place.column + part % 2 * lanes;
+    const int64_t left = y.width - column;
+    if (row >= y.height || left <= 0) continue;
+    finish_spot(finish, work.joined + part / 2 * row_pitch + part % 2 * lanes, 2 * lanes, channel,
+                channels, Spot{row, column, left < lanes ? left : lanes});
+  }
+}
+
+// Asks for a share of what finish_squares() will need, of a row of y for each of 2 * channels.
+template <int channels, int vectors>
+static inline void fetch_share(const Work& work, int64_t channel, int64_t part,
+                               const Place (&places)[vectors]) {
+  for (int64_t i = part * 2 * channels / parts; i < (part + 1) * 2 * channels / parts; i++) {
+    for (const Place& place : places) {
+      fetch(*work.finish, channel + i / 2, 1, place.row + i % 2, place.column);
+      fetch(*work.finish, channel + i / 2, 1, place.row + i % 2, place.column + lanes);
+    }
   }
 }
 
@@ -50,18 +76,27 @@ static inline void run_squares(const Work& work, const float* weights, const flo
   const WinogradPlan& plan = *work.plan;
   const Taps inputs{work.offsets, plan.inputs, 1, 0};
   const float none[channels] = {};
+  Outlet<vectors> outlet{{}, vectors * lanes, false, false, 0.0f};
+  Place places[vectors];
   const float* x[vectors];
-  for (int64_t j = 0; j < vectors; j++)
-    x[j] = work.transformed + (first + (j < count ? j : count - 1)) * lanes;
+  for (int64_t j = 0; j < vectors; j++) {
+    const int64_t index = first + (j < count ? j : count - 1);
+    places[j] = find_place(work, index);
+    x[j] = work.transformed + index * lanes;
+    outlet.to[j] = work.products + j * lanes;
+  }
   for (int64_t part = 0; part < parts; part++) {
+    fetch_share<channels>(work, channel, part, places);
     // Part (1, 1) goes into all four outputs with factor one: there the bias is added.
-    convolve_tile<channels, vectors>(work.products + part * channels * vectors * lanes, x, inputs,
-                                     weights, part == 5 ? bias : none);
-    for (int64_t j = 0; j < vectors; j++) x[j] += plan.part_pitch;
+    convolve_tile<channels, vectors>(outlet, x, inputs, weights, part == 5 ? bias : none);
+    for (int64_t j = 0; j < vectors; j++) {
+      outlet.to[j] = static_cast<float*>(outlet.to[j]) + channels * vectors * lanes;
+      x[j] += plan.part_pitch;
+    }
     weights += plan.inputs * channels;
   }
   for (int64_t j = 0; j < count; j++)
-    finish_squares<channels, vectors>(work, work.products + j * lanes, channel, first + j);
+    finish_squares<channels, vectors>(work, work.products + j * lanes, channel, places[j]);
 }
 
 // One tile of channels, at all squares of the task.

@@ -4,7 +4,7 @@
 
 #include "block.h"
 #include "conv_args.h"
-#include "conv_shape.h"
+#include "conv_tile.h"
 #include "team.h"
 
 namespace edgeadapt {
@@ -110,10 +110,11 @@ static inline void transform_channel(float* __restrict__ to, const float* __rest
   }
 }
 
-// One vector of squares of one channel: its parts are `pitch` apart; top gets two vectors of the
-// upper row, bottom of the lower one.
-static inline void transform_output(float* __restrict__ top, float* __restrict__ bottom,
-                                    const float* __restrict__ products, int64_t pitch) {
+// One vector of squares of one channel, whose parts are `pitch` apart: two vectors of each of two
+// rows. A slope other than one is LeakyReLU's.
+static inline void transform_output(float* to, int64_t row_pitch,
+                                    const float* __restrict__ products, int64_t pitch,
+                                    float slope) {
   Vec upper[4], lower[4];
   for (int b = 0; b < 4; b++, products += pitch) {
     const Vec m0 = load(products), m1 = load(products + 4 * pitch);
@@ -121,12 +122,18 @@ static inline void transform_output(float* __restrict__ top, float* __restrict__
     upper[b] = m0 + m1 + m2;
     lower[b] = m1 - m2 - m3;
   }
-  const Vec a = upper[0] + upper[1] + upper[2], b = upper[1] - upper[2] - upper[3];
-  const Vec c = lower[0] + lower[1] + lower[2], d = lower[1] - lower[2] - lower[3];
-  store(top, mix_low(a, b));
-  store(top + lanes, mix_high(a, b));
-  store(bottom, mix_low(c, d));
-  store(bottom + lanes, mix_high(c, d));
+  Vec a = upper[0] + upper[1] + upper[2], b = upper[1] - upper[2] - upper[3];
+  Vec c = lower[0] + lower[1] + lower[2], d = lower[1] - lower[2] - lower[3];
+  if (slope != 1.0f) {
+    a = leaky(a, slope);
+    b = leaky(b, slope);
+    c = leaky(c, slope);
+    d = leaky(d, slope);
+  }
+  store(to, mix_low(a, b));
+  store(to + lanes, mix_high(a, b));
+  store(to + row_pitch, mix_low(c, d));
+  store(to + row_pitch + lanes, mix_high(c, d));
 }
 
 }  // namespace
