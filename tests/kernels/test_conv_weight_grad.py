@@ -169,6 +169,7 @@ def test_bfloat16_is_summed_in_float32(call, guards, name, types):
 def test_results_are_added_to_what_is_there(call, guards, name):
     case = CASES[name]
     sources, grad_y, x, grad = make_inputs(case)
+    sources, grad_y = [guards.copy(source) for source in sources], guards.copy(grad_y)
     rng = np.random.default_rng(SEED + 1)
     before = [
         rng.standard_normal(s).astype(np.float32) for s in (case.weight_shape, case.bias_shape)
@@ -197,6 +198,7 @@ def test_images_that_lie_in_larger_ones(call, guards):
 def test_the_number_of_threads_changes_no_bit(call, guards, name):
     case = CASES[name]
     sources, grad_y, _, _ = make_inputs(case)
+    sources, grad_y = [guards.copy(source) for source in sources], guards.copy(grad_y)
     first, *others = (run(call, guards, case, sources, grad_y, threads=t) for t in (1, 2, 3))
     for other in others:
         assert all((a == b).all() for a, b in zip(first, other, strict=True))
@@ -205,6 +207,7 @@ def test_the_number_of_threads_changes_no_bit(call, guards, name):
 def test_a_bias_need_not_be_wanted(call, guards):
     case = CASES["odd channels"]
     sources, grad_y, x, grad = make_inputs(case)
+    sources, grad_y = [guards.copy(source) for source in sources], guards.copy(grad_y)
     weight = guards.empty(case.weight_shape)
     planes = [PlaneArgs.of(source) for source in sources]
     call(
@@ -219,6 +222,7 @@ def test_a_large_image_is_summed_precisely(call, guards):
     case = Case((4,), 4, (360, 640), (360, 640))
     sources, grad_y, x, grad = make_inputs(case)
     sources, grad_y, x, grad = [np.abs(sources[0])], np.abs(grad_y), np.abs(x), np.abs(grad)
+    sources, grad_y = [guards.copy(source) for source in sources], guards.copy(grad_y)
     assert_close(run(call, guards, case, sources, grad_y), expected(case, x, grad))
 
 
