@@ -24,11 +24,17 @@ from edgeadapt.runtime.plan.memory import Memory, nowhere
 
 Arguments = ctypes.Structure
 Rule = Callable[[Op, Memory], Arguments]
-_NAMES = {"update_sgd": "sgd"}  # kernels that are not called like their operation
+
+
+def kernel_name(op: Op) -> str:
+    """The kernel that computes an operation."""
+    if op.kind in ("pack_weights", "conv"):
+        return _spec(op).kernels[op.kind == "conv"]
+    return "sgd" if op.kind == "update_sgd" else op.kind
 
 
 def kernel_arguments(op: Op, memory: Memory) -> Arguments:
-    """The arguments of the kernel that has the name of the operation's kind."""
+    """The arguments of that kernel."""
     return RULES[op.kind](op, memory)
 
 
@@ -39,12 +45,12 @@ class Kernels:
         self._library, self._level = library, level
         self._found: dict[str, Kernel] = {}
 
-    def find(self, kind: str, arguments: type[Arguments]) -> Kernel:
-        """The kernel for operations of this kind."""
-        if kind not in self._found:
-            name = _NAMES.get(kind, kind)
-            self._found[kind] = self._library.kernel(self._level, name, arguments)
-        return self._found[kind]
+    def find(self, op: Op, arguments: type[Arguments]) -> Kernel:
+        """The kernel that computes ``op``, whose arguments are an ``arguments``."""
+        name = kernel_name(op)
+        if name not in self._found:
+            self._found[name] = self._library.kernel(self._level, name, arguments)
+        return self._found[name]
 
     def scratch_bytes(self, threads: int) -> Callable[[Op, Program], int]:
         """A function that asks an operation's kernel for its working memory."""
@@ -54,7 +60,7 @@ class Kernels:
             if not last or last[0].program is not program:
                 last[:] = [nowhere(program)]
             arguments = kernel_arguments(op, last[0])
-            return self.find(op.kind, type(arguments)).scratch_bytes(arguments, threads)
+            return self.find(op, type(arguments)).scratch_bytes(arguments, threads)
 
         return ask
 
@@ -78,7 +84,7 @@ def bind(program: Program, kernels: Kernels, memory: Memory, scratch: Sequence[i
         arguments: Any = kernel_arguments(op, memory)
         if hasattr(arguments, "scratch"):
             arguments.scratch = address
-        calls[position] = kernels.find(op.kind, type(arguments)).call(arguments)
+        calls[position] = kernels.find(op, type(arguments)).call(arguments)
         kept.append(arguments)
     return Bound(calls, kept, memory)
 
@@ -112,6 +118,7 @@ def _spec(op: Op) -> conv.ConvSpec:
         found["group"],
         bool(found["transposed"]),
         found.get("compute", "f32"),
+        found.get("algorithm", "direct"),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.runtime.backend import Precision
+from edgeadapt.runtime.plan.algorithm import choose_algorithms
 from edgeadapt.runtime.plan.bind import packed_elements
 from edgeadapt.runtime.plan.fuse import fuse
 from edgeadapt.runtime.plan.ir import Program
@@ -57,7 +58,7 @@ def compile_graph(
     program = fuse(read(bundle, graph, height, width))
     if target.precision == "bf16":
         program = to_bf16(program)
-    program = pack(schedule(program), packed_elements)
+    program = pack(choose_algorithms(schedule(program)), packed_elements)
     if target.memory_budget is not None:
         program = fit(program, target.memory_budget, target.scratch_bytes)
     if step_sizes is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from edgeadapt.runtime.plan.ir import Op, Program, Tensor
 
 _SAME = ("kernel", "strides", "pads", "dilations", "group", "transposed", "out_channels")
+_CHOSEN = ("compute", "algorithm")
 
 
 def pack(program: Program, packed_elements: Callable[[Op, Program], int]) -> Program:
@@ -37,13 +38,12 @@ def pack(program: Program, packed_elements: Callable[[Op, Program], int]) -> Pro
 def _key(op: Op) -> tuple[Any, ...]:
     return (
         op.inputs["weight"],
-        op.attributes.get("compute", "f32"),
+        *(op.attributes.get(name) for name in _CHOSEN),
         *(op.attributes[name] for name in _SAME),
     )
 
 
 def _pack_op(op: Op, name: str) -> Op:
     attributes = {key: op.attributes[key] for key in _SAME}
-    if "compute" in op.attributes:
-        attributes["compute"] = op.attributes["compute"]
+    attributes |= {key: op.attributes[key] for key in _CHOSEN if key in op.attributes}
     return Op("pack_weights", {"weight": op.inputs["weight"]}, {"y": name}, attributes, op.origin)
