@@ -35,7 +35,8 @@ struct Images {
 static Images find_images(const L1LossArgs& args) {
   Images images{tensor_of(args.a), tensor_of(args.b), tensor_of(args.grad), {}};
   const Tensor* operands[3] = {&images.a, &images.b, &images.grad};
-  start_walk(images.walk, images.a, 7, operands, 3);
+  // Axes are merged as far as what is there allows.
+  start_walk(images.walk, images.a, 7, operands, args.grad.data ? 3 : 2);
   return images;
 }
 
@@ -47,18 +48,26 @@ struct Room {
 };
 
 // Sum of |a - b| over a block; what is behind its end up to a whole vector counts as equal.
+template <bool with_grad>
 static double compare(const float* a, const float* b, float* grad, int64_t count, Vec scale) {
-  Vec sums[2] = {};
-  for (int64_t i = 0; i < count; i += lanes) {
+  const auto next = [&](int64_t i) {
     const Vec difference = load(a + i) - load(b + i);
-    sums[i / lanes & 1] += magnitude(difference);
-    if (!grad) continue;
-    const Vec sign = difference < 0.0f ? -scale : difference * 0.0f;  // keeps what is not a number
-    store(grad + i, difference > 0.0f ? scale : sign);
+    if (with_grad) {
+      const Vec sign = difference < 0.0f ? -scale : difference * 0.0f;  // keeps NaN
+      store(grad + i, difference > 0.0f ? scale : sign);
+    }
+    return magnitude(difference);
+  };
+  Vec even = {}, odd = {};  // a sum waits for the one before it: two run at a time
+  int64_t i = 0;
+  for (; i + 2 * lanes <= count; i += 2 * lanes) {
+    even += next(i);
+    odd += next(i + lanes);
   }
-  const Vec sum = sums[0] + sums[1];
+  if (i < count) even += next(i);
+  even += odd;
   double total = 0;
-  for (int lane = 0; lane < lanes; ++lane) total += sum[lane];
+  for (int lane = 0; lane < lanes; ++lane) total += even[lane];
   return total;
 }
 
@@ -75,8 +84,11 @@ static double compare_block(const L1LossArgs& args, const Images& images, int64_
   for (int64_t i = block.count; i < count; ++i) room.a[i] = room.b[i] = 0;
   float* direct = args.grad.data ? find_vectors(walk, block, 2, images.grad) : nullptr;
   float* grad = !args.grad.data ? nullptr : direct ? direct : room.grad;
-  const double sum = compare(a ? a : room.a, b ? b : room.b, grad, count,
-                             splat((float)args.grad_scale));
+  if (!a) a = room.a;
+  if (!b) b = room.b;
+  const Vec scale = splat((float)args.grad_scale);
+  const double sum = grad ? compare<true>(a, b, grad, count, scale)
+                          : compare<false>(a, b, nullptr, count, scale);
   if (grad && !direct) write_block(grad, walk, block, 2, images.grad);
   return sum;
 }

@@ -16,7 +16,7 @@ struct MatmulArgs {
 // Of y, one inner loop computes tile_rows x tile_columns in registers.
 constexpr int tile_rows = EA_REGISTERS == 32 ? 8 : 6;
 constexpr int tile_vectors = 2;
-constexpr int64_t tile_columns = tile_vectors * lanes;
+constexpr int tile_columns = tile_vectors * lanes;
 
 constexpr int64_t task_rows = 96, task_columns = 128;  // whole tiles at every level
 constexpr int64_t depth = 128;                         // a tile's share of b stays in the L1 cache
@@ -58,31 +58,89 @@ static Matrix find_matrix(const Tensor& x, const Tensor& y, int64_t batch) {
   return matrix;
 }
 
-template <class T>
-static void pack_groups(float* to, const T* from, int64_t size, int64_t length, int64_t across,
-                        int64_t along, int64_t group) {
-  for (int64_t first = 0; first < size; first += group, to += group * length) {
-    const int64_t count = smaller(group, size - first);
-    const T* start = from + first * across;
-    for (int64_t k = 0; k < length; ++k) {
-      float* line = to + k * group;
-      for (int64_t i = 0; i < count; ++i) line[i] = to_float(start[i * across + k * along]);
-      for (int64_t i = count; i < group; ++i) line[i] = 0;
+// A square of vectors, its rows and columns exchanged: interleaving the first half with the second
+// as many times as it takes to number the lanes.
+EA_INLINE void transpose(Vec* rows) {
+  for (int half = 1; half < lanes; half *= 2) {
+    Vec next[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = interleave_low(rows[i], rows[i + lanes / 2]);
+      next[2 * i + 1] = interleave_high(rows[i], rows[i + lanes / 2]);
     }
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
   }
 }
 
-// Groups of `group` rows of a (columns of b), element k of each side by side, zeros for those that
-// are missing in the last group: to[g, k, i] = from[(g * group + i) * across + k * along].
-static void pack(float* to, const Matrix& matrix, int64_t offset, int64_t size, int64_t length,
-                 int64_t across, int64_t along, int64_t group) {
+// How `count` rows (columns) of a matrix, the length of one of which is `length`, go into a group
+// of `group`, element k of each side by side, zeros for what is missing:
+// to[k * group + i] = from[i * across + k * along].
+struct Group {
+  int64_t count, length, across, along;
+};
+
+template <int group, class T>
+static void pack_any(float* to, const T* from, const Group& g, int64_t k) {
+  for (; k < g.length; ++k) {
+    float* line = to + k * group;
+    for (int64_t i = 0; i < g.count; ++i) line[i] = to_float(from[i * g.across + k * g.along]);
+    for (int64_t i = g.count; i < group; ++i) line[i] = 0;
+  }
+}
+
+// along == 1: squares of vectors are transposed, as many whole ones as there are.
+template <int group, class T>
+static void pack_transposed(float* to, const T* from, const Group& g) {
+  int64_t k = 0;
+  for (; k + lanes <= g.length; k += lanes) {
+    for (int first = 0; first < group; first += lanes) {
+      Vec square[lanes];
+      for (int i = 0; i < lanes; ++i)
+        square[i] = first + i < g.count ? load_row(from + (first + i) * g.across + k) : Vec{};
+      transpose(square);
+      float* lines = to + k * group + first;
+      for (int i = 0; i < lanes; ++i, lines += group) {
+        if (first + lanes <= group)
+          store(lines, square[i]);
+        else
+          __builtin_memcpy(lines, &square[i], group % lanes * sizeof(float));
+      }
+    }
+  }
+  pack_any<group>(to, from, g, k);
+}
+
+// across == 1 and all of a group of whole vectors.
+template <int group, class T>
+static void pack_lines(float* to, const T* from, const Group& g) {
+  for (int64_t k = 0; k < g.length; ++k)
+    for (int i = 0; i < group; i += lanes)
+      store(to + k * group + i, load_row(from + k * g.along + i));
+}
+
+template <int group, class T>
+static void pack_groups(float* to, const T* from, int64_t size, Group g) {
+  for (int64_t first = 0; first < size; first += group, to += group * g.length) {
+    const T* start = from + first * g.across;
+    g.count = smaller(group, size - first);
+    if (g.across == 1 && g.count == group && group % lanes == 0)
+      pack_lines<group>(to, start, g);
+    else if (g.along == 1)
+      pack_transposed<group>(to, start, g);
+    else
+      pack_any<group>(to, start, g, 0);
+  }
+}
+
+// All groups of `size` rows of a (columns of b).
+template <int group>
+static void pack(float* to, const Matrix& matrix, int64_t offset, int64_t size, const Group& g) {
   offset += matrix.offset;
   if (matrix.dtype == F32)
-    pack_groups(to, static_cast<const float*>(matrix.data) + offset, size, length, across, along,
-                group);
+    pack_groups<group>(to, static_cast<const float*>(matrix.data) + offset, size, g);
   else
-    pack_groups(to, static_cast<const uint16_t*>(matrix.data) + offset, size, length, across, along,
-                group);
+    pack_groups<group>(to, static_cast<const uint16_t*>(matrix.data) + offset, size, g);
 }
 
 // sums (tile_rows, tile_columns), rows `pitch` apart, += a b of packed groups.
@@ -142,10 +200,10 @@ static void multiply_piece(const MatmulArgs& args, const Plan& plan, const Piece
   const int64_t end = smaller((piece.part + 1) * plan.part, plan.inner);
   for (int64_t k = piece.part * plan.part; k < end; k += depth) {
     const int64_t length = smaller(depth, end - k);
-    pack(room.a, a, piece.row * a.row + k * a.column, piece.rows, length, a.row, a.column,
-         tile_rows);
-    pack(room.b, b, piece.column * b.column + k * b.row, piece.columns, length, b.column, b.row,
-         tile_columns);
+    pack<tile_rows>(room.a, a, piece.row * a.row + k * a.column, piece.rows,
+                    Group{0, length, a.row, a.column});
+    pack<tile_columns>(room.b, b, piece.column * b.column + k * b.row, piece.columns,
+                       Group{0, length, b.column, b.row});
     for (int64_t j = 0; j < piece.columns; j += tile_columns)
       for (int64_t i = 0; i < piece.rows; i += tile_rows)
         multiply_tile(room.sums + i * task_columns + j, task_columns, room.a + i * length,

@@ -71,12 +71,32 @@ static double join(int64_t how, double a, double b) {
   }
 }
 
+// Calls use(join, before) with both as functions of vectors.
+template <class Use>
+EA_INLINE void with_before(const ReduceArgs& args, Use use) {
+  if (args.before == ABS) return use([](Vec v) { return magnitude(v); });
+  if (args.before == SQUARE) return use([](Vec v) { return v * v; });
+  use([](Vec v) { return v; });
+}
+
+template <class Use>
+EA_INLINE void with_functions(const ReduceArgs& args, Use use) {
+  with_before(args, [&](auto first) {
+    switch (args.how) {
+      case MAX: return use([](Vec a, Vec b) { return maximum(a, b); }, first);
+      case MIN: return use([](Vec a, Vec b) { return minimum(a, b); }, first);
+      case PROD: return use([](Vec a, Vec b) { return a * b; }, first);
+      default: return use([](Vec a, Vec b) { return a + b; }, first);
+    }
+  });
+}
+
 template <class Join, class First>
-EA_INLINE double fold(const float* x, int64_t count, double start, int64_t how, Join join_vectors,
+EA_INLINE double fold(const float* x, int64_t count, double total, int64_t how, Join join_vectors,
                       First first) {
-  double total = start;
   int64_t i = 0;
   if (count >= 4 * lanes) {
+    // A sum waits for the one before it: four run at a time.
     Vec a = first(load(x)), b = first(load(x + lanes)), c = first(load(x + 2 * lanes)),
         d = first(load(x + 3 * lanes));
     for (i = 4 * lanes; i + 4 * lanes <= count; i += 4 * lanes) {
@@ -92,22 +112,11 @@ EA_INLINE double fold(const float* x, int64_t count, double start, int64_t how, 
   return total;
 }
 
-template <class First>
-EA_INLINE double fold_how(const ReduceArgs& args, const float* x, int64_t n, double start,
-                          First first) {
-  switch (args.how) {
-    case MAX: return fold(x, n, start, MAX, [](Vec a, Vec b) { return maximum(a, b); }, first);
-    case MIN: return fold(x, n, start, MIN, [](Vec a, Vec b) { return minimum(a, b); }, first);
-    case PROD: return fold(x, n, start, PROD, [](Vec a, Vec b) { return a * b; }, first);
-    default: return fold(x, n, start, SUM, [](Vec a, Vec b) { return a + b; }, first);
-  }
-}
-
-static double fold_block(const ReduceArgs& args, const float* x, int64_t count, double start) {
-  if (args.before == ABS)
-    return fold_how(args, x, count, start, [](Vec v) { return magnitude(v); });
-  if (args.before == SQUARE) return fold_how(args, x, count, start, [](Vec v) { return v * v; });
-  return fold_how(args, x, count, start, [](Vec v) { return v; });
+static double fold_block(const ReduceArgs& args, const float* x, int64_t count, double total) {
+  with_functions(args, [&](auto join_vectors, auto first) {
+    total = fold(x, count, total, args.how, join_vectors, first);
+  });
+  return total;
 }
 
 static float finish(const ReduceArgs& args, double total) {
@@ -178,51 +187,66 @@ static void reduce_along(const ReduceArgs& args, const Work& work, Team& team) {
   }
 }
 
-// sums[i] = how(sums[i], before(x[i])): a block of results takes one more of what they reduce.
-static void add_block(const ReduceArgs& args, float* sums, const float* x, int64_t count) {
-  for (int64_t i = 0; i < count; i += lanes) {
-    Vec v = load(x + i), sum = load(sums + i);
-    if (args.before == ABS) v = magnitude(v);
-    if (args.before == SQUARE) v = v * v;
-    switch (args.how) {
-      case MAX: sum = maximum(sum, v); break;
-      case MIN: sum = minimum(sum, v); break;
-      case PROD: sum = sum * v; break;
-      default: sum = sum + v;
+constexpr int64_t group = 32;  // elements of one result that are added up in float32
+constexpr int64_t together = 4;  // of them are read at a time
+
+// sums[i] = how(sums[i], before(rows[0][i]), before(rows[1][i]), ...).
+template <class Join, class First>
+EA_INLINE void join_rows(float* sums, const float* const* rows, int64_t count, int64_t width,
+                         Join join_vectors, First first) {
+  if (count == together) {
+    for (int64_t i = 0; i < width; i += lanes) {
+      const Vec a = join_vectors(first(load(rows[0] + i)), first(load(rows[1] + i)));
+      const Vec b = join_vectors(first(load(rows[2] + i)), first(load(rows[3] + i)));
+      store(sums + i, join_vectors(load(sums + i), join_vectors(a, b)));
     }
-    store(sums + i, sum);
+    return;
   }
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t i = 0; i < width; i += lanes)
+      store(sums + i, join_vectors(load(sums + i), first(load(rows[r] + i))));
 }
 
 struct Sums {
   alignas(64) double totals[block_size];
   alignas(64) float sums[block_size];
-  alignas(64) float buffer[block_size];
+  alignas(64) float rows[together][block_size];
 };
 
-// A block of results, one reduced element after the other; float32 for a few dozen at a time.
+// Adds elements [begin, end) of every result of a block to room.sums.
+static void add_elements(const ReduceArgs& args, const Work& work, const Block& block,
+                         int64_t begin, int64_t end, Sums& room) {
+  const int64_t width = ceil_div(block.count, lanes) * lanes;
+  for (int64_t i = 0; i < width; i += lanes) store(room.sums + i, splat((float)neutral(args.how)));
+  for (int64_t r = begin; r < end; r += together) {
+    const float* rows[together];
+    const int64_t count = smaller(together, end - r);
+    for (int64_t k = 0; k < count; ++k) {
+      const Tensor x = moved(args.x, offset_of(work.reduced, r + k, 0));
+      rows[k] = find_vectors(work.kept, block, 0, x);
+      if (rows[k]) continue;
+      read_block(room.rows[k], work.kept, block, 0, x);
+      rows[k] = room.rows[k];
+    }
+    with_functions(args, [&](auto join_vectors, auto first) {
+      join_rows(room.sums, rows, count, width, join_vectors, first);
+    });
+  }
+}
+
+// A block of results, one reduced element after the other.
 static void reduce_across_block(const ReduceArgs& args, const Work& work, const Block& block) {
   Sums room;
-  const double start = neutral(args.how);
-  const int64_t group = 32, count = ceil_div(block.count, lanes) * lanes;
-  for (int64_t i = 0; i < count; ++i) room.totals[i] = start;
-  for (int64_t first = 0; first < work.reduced.size; first += group) {
-    for (int64_t i = 0; i < count; i += lanes) store(room.sums + i, splat((float)start));
-    const int64_t end = smaller(first + group, work.reduced.size);
-    for (int64_t r = first; r < end; ++r) {
-      const Tensor x = moved(args.x, offset_of(work.reduced, r, 0));
-      const float* data = find_vectors(work.kept, block, 0, x);
-      if (!data) {
-        read_block(room.buffer, work.kept, block, 0, x);
-        data = room.buffer;
-      }
-      add_block(args, room.sums, data, count);
-    }
-    for (int64_t i = 0; i < block.count; ++i)
+  const int64_t count = block.count, size = work.reduced.size;
+  add_elements(args, work, block, 0, smaller(group, size), room);
+  for (int64_t i = 0; i < count; ++i) room.totals[i] = room.sums[i];
+  for (int64_t begin = group; begin < size; begin += group) {
+    add_elements(args, work, block, begin, smaller(begin + group, size), room);
+    for (int64_t i = 0; i < count; ++i)
       room.totals[i] = join(args.how, room.totals[i], room.sums[i]);
   }
-  for (int64_t i = 0; i < block.count; ++i) room.buffer[i] = finish(args, room.totals[i]);
-  write_block(room.buffer, work.kept, block, 1, args.y);
+  for (int64_t i = 0; i < count; ++i) room.sums[i] = finish(args, room.totals[i]);
+  write_block(room.sums, work.kept, block, 1, args.y);
 }
 
 void reduce(const void* arguments, Team& team) {
