@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edgeadapt.bundle import Bundle, open_bundle
+from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle, open_bundle
 from edgeadapt.errors import ImageError
-from edgeadapt.runtime import report
-from edgeadapt.runtime.backend import PRECISIONS, Precision
+from edgeadapt.runtime import planning, report
+from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision
 from edgeadapt.runtime.backends import AUTO, BACKENDS
 from edgeadapt.runtime.batch import Result, Settings, process
 from edgeadapt.runtime.inputs import Job, plan
@@ -38,6 +39,23 @@ class Mebibytes(click.ParamType[int]):
         if not 0.0 < mebibytes < 2.0**40:
             self.fail(f"{value!r} is no number of MiB above 0.", param, ctx)
         return round(mebibytes * 2**20)
+
+
+class ImageSize(click.ParamType[tuple[int, int]]):
+    """WIDTHxHEIGHT on the command line, (height, width) in the program."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Refuse what is not two numbers above 0."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no WIDTHxHEIGHT in pixels, such as 1280x720.", param, ctx)
+        return int(found[2]), int(found[1])
 
 
 _BACKEND = click.option(
@@ -66,6 +84,7 @@ _BUDGET = click.option(
 _STEPS = click.option(
     "--steps", type=click.IntRange(0), help="Gradient steps K; 0: plain inference.  [bundle's]"
 )
+GRAPHS = {"adapt": "", "restore": RESTORE_GRAPH, "loss": LOSS_GRAPH}  # "": that of the scope
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 
@@ -131,11 +150,48 @@ def run(
 
 @click.command()
 @click.argument("bundle")
+@click.option("--plan", "planned", is_flag=True, help="Print the native engine's plan instead.")
+@click.option(
+    "--size",
+    type=ImageSize(),
+    default="1280x720",
+    show_default=True,
+    metavar="WxH",
+    help="Plan: of the image.",
+)
+@click.option(
+    "--graph",
+    type=click.Choice(list(GRAPHS)),
+    default="adapt",
+    show_default=True,
+    help="Plan: a step of an adaptation, restoring, or the loss.",
+)
+@click.option("--scope", default="all", show_default=True, help="Plan: which parameters change.")
+@_PRECISION
+@_THREADS
+@_BUDGET
 @_JSON
-def info(bundle: str, as_json: bool) -> None:
-    """Say what is in BUNDLE, after checking all of it."""
+def info(
+    bundle: str,
+    planned: bool,
+    size: tuple[int, int],
+    graph: str,
+    scope: str,
+    precision: Precision,
+    threads: int | None,
+    memory_budget: int | None,
+    as_json: bool,
+) -> None:
+    """Say what is in BUNDLE, after checking all of it.
+
+    With --plan: what the native engine would run for an image, and the memory it would take.
+    """
     opened = open_bundle(bundle)
-    if as_json:
+    if planned:
+        chosen = GRAPHS[graph] or opened.scope(scope).graph
+        options = EngineOptions(threads, precision, memory_budget)
+        planning.print_plan_of(opened, chosen, size, options, as_json)
+    elif as_json:
         report.print_json(report.info_document(opened))
     else:
         report.print_info(opened)

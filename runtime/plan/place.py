@@ -22,6 +22,7 @@ from edgeadapt.runtime.plan.lifetimes import (
     pieces,
 )
 
+_CLOSE = 1.002  # times the bound: the search for a better order ends
 Ints = npt.NDArray[np.int64]
 
 
@@ -55,7 +56,7 @@ def place(program: Program, scratch_bytes: ScratchBytes = no_scratch) -> Placeme
 
 
 def _best(needed: Sequence[Piece], bound: int) -> Ints:
-    """The best of several orders; the first that reaches the bound ends the search."""
+    """The best of several orders; the first that is close to the bound ends the search."""
     sizes = np.array([piece.nbytes for piece in needed], np.int64)
     begins = np.array([piece.begin for piece in needed], np.int64)
     ends = np.array([piece.end for piece in needed], np.int64)
@@ -66,7 +67,7 @@ def _best(needed: Sequence[Piece], bound: int) -> Ints:
         top = int((places + sizes).max(initial=0))
         if top < least:
             best, least = places, top
-        if least <= bound:
+        if least <= bound * _CLOSE:
             break
     return best
 

@@ -23,6 +23,7 @@ from edgeadapt.runtime.plan.remat_build import build
 from edgeadapt.runtime.plan.remat_values import Value, values
 
 _DEPTH = 12  # operations in a row that are computed again for one tensor
+_TOO_SMALL = 0.0005  # of the budget: not worth a look
 _STALE = 0.999  # a candidate whose worth fell by less is still the best
 
 Profile = npt.NDArray[np.int64]
@@ -78,6 +79,7 @@ class Trial:
     old: Schedule
     cost: float = 0.0
     touched: set[str] = field(default_factory=set)
+    kept: bool = False  # whether something stays in memory that could be computed again
 
     @classmethod
     def of(cls, schedule: Schedule) -> Trial:
@@ -173,7 +175,8 @@ class Search:
         """Values that lie idle in a slot above the budget, and when they are needed next."""
         full = np.concatenate(([0], np.cumsum(self._profile > budget)))
         for name in names:
-            if not self._values[name].again:
+            value = self._values[name]
+            if not value.again or value.nbytes < budget * _TOO_SMALL:
                 continue
             begins = self._schedule.begins[name]
             touched = sorted({*self._schedule.uses[name], *begins, self._values[name].complete})
@@ -188,14 +191,17 @@ class Search:
         idle = slot in self._schedule.uses[name] and slot not in self._schedule.begins[name]
         if not idle or not self._may_begin(name, slot):
             return best
+        above = self._above(budget)
         for keep in (True, False):
             trial = Trial.of(self._schedule)
             self._begin(trial, name, slot, keep, budget)
             delta = trial.delta(self._values, len(self._profile))
-            gain = self._above(budget) - self._above(budget, delta)
+            gain = above - self._above(budget, delta)
             worth = gain / max(trial.cost, 1.0)
             if gain > 0 and worth > best[0]:
                 best = worth, trial
+            if not trial.kept:
+                break
         return best
 
     def _begin(
@@ -214,8 +220,13 @@ class Search:
             idle = schedule.last_touch(operand, slot)
             trial.change(operand)
             insort(schedule.uses[operand], slot)
-            stays = live or keep or depth == 0 or self._fits(operand, idle, slot, budget)
-            if not stays and self._may_begin(operand, slot):
+            if live or depth == 0 or not self._may_begin(operand, slot):
+                continue
+            if self._fits(operand, idle, slot, budget):
+                continue
+            if keep:
+                trial.kept = True
+            else:
                 self._begin(trial, operand, slot, keep, budget, depth - 1)
         if later is not None:  # it was computed again before, only later
             self._end(trial, name, later)

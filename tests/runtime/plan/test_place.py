@@ -76,7 +76,7 @@ def test_every_byte_belongs_to_who_reads_it(program):
     assert place(program, some_scratch) == placement
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(programs())
 def test_a_program_computes_the_same_in_one_arena(program):
     apart, together = run(program, IMAGE, {}), run(program, IMAGE, {}, place(program).offsets)

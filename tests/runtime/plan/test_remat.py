@@ -46,9 +46,9 @@ def assert_same(program, other, weights):
             np.testing.assert_array_equal(found[name], values)
 
 
-@pytest.mark.parametrize("percent", [90, 75, 60, 50])
+@pytest.mark.parametrize("percent", [85, 65, 50])
 def test_a_step_in_less_memory_gives_the_same_bits(percent):
-    program = training_step((2, 4), blocks=4, size=SIZE)
+    program = training_step((2, 4), blocks=2, size=SIZE)
     budget = arena(program) * percent // 100
     fitted = fit(program, budget)
     assert arena(fitted) <= budget
@@ -56,7 +56,7 @@ def test_a_step_in_less_memory_gives_the_same_bits(percent):
     assert_same(program, fitted, random_weights(program))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(programs(), st.integers(40, 95))
 def test_whatever_the_program_results_stay(program, percent):
     budget = arena(program, some_scratch) * percent // 100
