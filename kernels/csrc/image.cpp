@@ -30,7 +30,6 @@ struct ImageOutArgs {
 
 constexpr int64_t group = 16;  // pixels whose bytes are reordered together
 typedef uint8_t Bytes __attribute__((vector_size(16)));
-typedef uint8_t BytesOfVec __attribute__((vector_size(EA_LANES)));
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define EA_BYTES(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -66,14 +65,47 @@ EA_INLINE void join_channels(const Bytes* from, uint8_t* to) {
   __builtin_memcpy(to + 32, &z, 16);
 }
 
-// The float nearest to level / 127.5 - 1: for all 256 levels this division gives it.
-EA_INLINE float value_of(uint8_t level) { return (float)(2 * level - 255) / 255.0f; }
+// GCC converts vectors of bytes element by element, several times slower than what there is.
+EA_INLINE VecInt integers_of(const uint8_t* bytes) {
+#if defined(__AVX512F__)
+  return (VecInt)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128((const __m128i*)bytes));
+#elif defined(__AVX2__)
+  return (VecInt)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)bytes));
+#else
+  typedef uint8_t BytesOfVec __attribute__((vector_size(EA_LANES)));
+  BytesOfVec some;
+  __builtin_memcpy(&some, bytes, sizeof some);
+  return __builtin_convertvector(some, VecInt);
+#endif
+}
+
+// The lowest bytes of 16 integers.
+EA_INLINE Bytes lowest_bytes(const int32_t* integers) {
+#if defined(__AVX512F__)
+  return (Bytes)_mm512_maskz_cvtepi32_epi8(0xffff, _mm512_loadu_si512(integers));
+#else
+  Bytes parts[4];
+  __builtin_memcpy(parts, integers, sizeof parts);
+#define EA_EVEN_BYTES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+  const Bytes low = EA_BYTES(parts[0], parts[1], EA_EVEN_BYTES);
+  const Bytes high = EA_BYTES(parts[2], parts[3], EA_EVEN_BYTES);
+  return EA_BYTES(low, high, EA_EVEN_BYTES);
+#endif
+}
+
+// The float nearest to level / 127.5 - 1 = (2 * level - 255) / 255, for each of the 256 levels: by
+// the leading bits of 1 / 255 the product is exact, so there is one rounding, with or without FMA.
+constexpr float leading = 0x1.01p-8f, trailing = 0x1.010102p-24f;
+
+EA_INLINE float value_of(uint8_t level) {
+  const float numerator = (float)(2 * level - 255);
+  return numerator * leading + numerator * trailing;
+}
 
 EA_INLINE Vec values_of(const uint8_t* levels) {
-  BytesOfVec bytes;
-  __builtin_memcpy(&bytes, levels, sizeof bytes);
-  const VecInt numbers = __builtin_convertvector(bytes, VecInt);
-  return __builtin_convertvector(2 * numbers - 255, Vec) / 255.0f;
+  const VecInt numbers = integers_of(levels);
+  const Vec numerator = __builtin_convertvector(2 * numbers - 255, Vec);
+  return numerator * leading + numerator * trailing;
 }
 
 // The pixel that stands for pixel i of a row or column of `size`: back and forth, the edge once.
@@ -164,14 +196,14 @@ int64_t write_row(const X* const* rows, int64_t width, uint8_t* image) {
   for (; j + group <= width; j += group) {
     Bytes channels[3];
     for (int c = 0; c < 3; ++c) {
-      uint8_t bytes[group];
+      int32_t levels[group];
       for (int64_t i = 0; i < group; i += lanes) {
         const Vec x = load_row(rows[c] + j + i);
         found -= x != x;
-        const BytesOfVec levels = __builtin_convertvector(levels_of(x), BytesOfVec);
-        __builtin_memcpy(bytes + i, &levels, sizeof levels);
+        const VecInt some = levels_of(x);
+        __builtin_memcpy(levels + i, &some, sizeof some);
       }
-      __builtin_memcpy(&channels[c], bytes, group);
+      channels[c] = lowest_bytes(levels);
     }
     join_channels(channels, image + 3 * j);
   }
