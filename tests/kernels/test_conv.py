@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.conv import ConvSpec, conv, pack_weights
+from edgeadapt.kernels.conv import ConvSpec, choose_algorithm, conv, pack_weights
 from edgeadapt.kernels.reference import conv as reference
 from edgeadapt.kernels.tensors import PlaneArgs, TensorArgs
 
@@ -326,6 +326,15 @@ def test_the_reference_is_what_torch_computes(case):
     np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_winograd_is_chosen_where_it_spares_time():
+    size = (256, 256)
+    assert choose_algorithm(same(3), 16, 16, size, 16) == "winograd"
+    assert choose_algorithm(same(3), 16, 1, size, 16) == "direct"
+    assert choose_algorithm(same(3), 16, 16, (4, 4), 16) == "direct"  # a vector of 16 squares
+    for other in (same(1), same(3, strides=(2, 2)), same(3, compute="bf16"), same(3, group=2)):
+        assert choose_algorithm(other, 16, 16, size, 16) == "direct"
+
+
 def images(*channels, size=(4, 5)):
     return [PlaneArgs.of(np.zeros((1, c, *size), np.float32)) for c in channels]
 
@@ -346,6 +355,21 @@ def test_what_does_not_fit_is_refused(wrong, text):
     assert conv(same(3), **given).y.channels == 2
     with pytest.raises(ArrayError, match=f"conv: {text}"):
         conv(same(3), **{**given, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"kernel": (0, 3)}, r"kernel must be two positive numbers, got \(0, 3\)"),
+        ({"group": 0}, "group be positive, got"),
+        ({"compute": "f16"}, "compute must be 'f32' or 'bf16', got 'f16'"),
+        ({"algorithm": "fft"}, "algorithm must be one of direct, winograd, got 'fft'"),
+        ({"algorithm": "winograd", "group": 2}, "winograd must be float32, 3x3, without strides"),
+    ],
+)
+def test_a_convolution_that_there_is_not_is_refused(wrong, text):
+    with pytest.raises(ArrayError, match=text):
+        ConvSpec(**{"kernel": (3, 3), **wrong})
 
 
 def test_channels_outside_of_the_weight_are_refused():
