@@ -16,8 +16,11 @@ EA_INLINE int64_t clamp(int64_t a, int64_t low, int64_t high) {
   return a < low ? low : a > high ? high : a;
 }
 
+constexpr int64_t cache_line = 64;
+constexpr int64_t lines_per_vector = 2;
+
 // Addresses, each the begin of a run of cache lines. A tile takes one for each of its rows and
-// touches as many lines as it has vectors; where nothing is left to fetch, something at hand.
+// touches two lines for every vector; where nothing is left to fetch, something at hand.
 struct Ahead {
   const char** runs;
   int64_t capacity, count = 0, taken = 0;
@@ -37,7 +40,8 @@ struct Ahead {
   }
 
   void add(const char* begin, int64_t bytes, int64_t run_bytes) {
-    for (int64_t at = 0; at < bytes && count < capacity; at += run_bytes) runs[count++] = begin + at;
+    for (int64_t at = 0; at < bytes && count < capacity; at += run_bytes)
+      runs[count++] = begin + at;
   }
 
   // The part of one image's channel that lies in rows [top, bottom) and columns [left, right).

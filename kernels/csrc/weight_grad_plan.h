@@ -24,7 +24,7 @@ enum BiasOf : int64_t { BIAS_NONE = 0, BIAS_GRAD_Y = 1, BIAS_X = 2 };
 
 namespace {
 
-constexpr int64_t line = 64;  // bytes
+constexpr int64_t line = cache_line;
 constexpr int64_t ahead_runs = 4096;  // of the next block; more is not fetched ahead
 
 // Whether dot() is one instruction; if not, bfloat16 is packed as float32.
@@ -34,20 +34,23 @@ constexpr bool native_bf16 = true;
 constexpr bool native_bf16 = false;
 #endif
 
-// The taps of one axis. Tap t of output i reads input i * stride + t * dilation - pad. Inputs that a
-// stride sets apart are packed as phases; only those that some tap reads are, so that 1x1 with
+// The taps of one axis. Tap t of output i reads input i * stride + t * dilation - pad. Inputs that
+// a stride sets apart are packed as phases; only those that some tap reads are, so that 1x1 with
 // stride 2 has one. Taps `period` apart read the same phase.
 struct Axis {
   int64_t taps, stride, dilation, pad, period;
   Axis(const ConvWeightGradArgs& a, int axis)
-      : taps(a.kernel[axis]), stride(a.strides[axis]), dilation(a.dilations[axis]), pad(a.pads[axis]) {
+      : taps(a.kernel[axis]),
+        stride(a.strides[axis]),
+        dilation(a.dilations[axis]),
+        pad(a.pads[axis]) {
     period = 1;
     while (period * dilation % stride) period++;
   }
-  int64_t phases() const { return phases_of(taps); }
-  int64_t phases_of(int64_t some) const { return smaller(some, period); }
-  int64_t phase_begin(int64_t phase) const { return phase * dilation % stride; }  // input of output 0
-  int64_t shift(int64_t tap) const { return tap * dilation / stride; }  // of tap 0 of the phase
+  int64_t phases() const { return smaller(taps, period); }
+  // Which input of output 0, counted from -pad, a phase begins with.
+  int64_t phase_begin(int64_t phase) const { return phase * dilation % stride; }
+  int64_t shift(int64_t tap) const { return tap * dilation / stride; }  // elements of its phase
   int64_t overhang() const { return shift(taps - 1); }  // elements of a phase beyond the outputs
   int64_t reach() const { return (taps - 1) * dilation + 1; }
   int64_t first(int64_t output) const { return output * stride - pad; }
@@ -85,8 +88,9 @@ struct Plan {
     out_channels = a.grad_y.channels;
     ci = in_channels / a.group;
     co = out_channels / a.group;
-    winograd = !half && down.taps == 3 && down.stride == 1 && down.dilation == 1 && right.stride == 1 &&
-               a.grad_y.height > rows_per_group && ci * co >= 16;
+    // Of fewer channels there is less to multiply than to transform.
+    winograd = !half && down.taps == 3 && down.stride == 1 && down.dilation == 1 &&
+               right.stride == 1 && a.grad_y.height > rows_per_group && ci * co >= 16;
     layers = winograd ? layer_count : 1;
     group_rows = winograd ? rows_per_group : 1;
     streams = ci * taps_down() * right.taps;
@@ -100,7 +104,7 @@ struct Plan {
   int64_t vector() const { return 4 * lanes / element(); }
   int64_t taps_down() const { return winograd ? 1 : down.taps; }
   int64_t overhang_down() const { return winograd ? 0 : down.overhang(); }
-  int64_t planes() const { return down.phases_of(taps_down()) * right.phases(); }  // of a channel of x
+  int64_t planes() const { return winograd ? 1 : down.phases() * right.phases(); }  // of a channel
   int64_t x_layer() const { return in_channels * planes() * x_plane; }
   int64_t grad_layer() const { return chunk_channels() * grad_plane; }
   int64_t block_rows() const { return divide_up(row_blocks.count, row_blocks.parts); }

@@ -1,7 +1,7 @@
 // The inner loop of the weight gradient: dot products along pixels between a few channels of grad_y
-// and a few streams of x. A stream is an input channel as one tap of the kernel sees it, that is, the
-// packed channel from another element on. Every accumulator is a vector of partial sums; they are
-// folded to numbers once per call, so a call should cover a thousand pixels or more.
+// and a few streams of x. A stream is an input channel as one tap of the kernel sees it, that is,
+// the packed channel from another element on. Every accumulator is a vector of partial sums; they
+// are folded to numbers once per call, so a call should cover a thousand pixels or more.
 #pragma once
 
 #include "weight_grad_ahead.h"
@@ -47,8 +47,8 @@ EA_INLINE Vec pick(Vec a, Vec b) {
 #endif
 }
 
-// `a` and `b` hold sums as runs of 2 * half lanes; the result holds them as runs of half lanes, those
-// of a first.
+// `a` and `b` hold sums as runs of 2 * half lanes; the result holds them as runs of half lanes,
+// those of a first.
 template <int half, int... I>
 EA_INLINE Vec fold(Vec a, Vec b, Indices<I...>) {
   return pick<(I / half * 2 * half + I % half)...>(a, b) +
@@ -85,10 +85,12 @@ static __attribute__((noinline)) void tile(const Pixels<T>& pixels, const T* gra
   for (int64_t r = 0; r < pixels.rows; r++) {
     const int64_t begin = r * pixels.row_pitch;
     const int64_t end = begin + pixels.vectors * pixels_per_vector<T>;
-    const char* fetch = ahead[r] - begin * (int64_t)sizeof(T);
+    const char* fetch = ahead[r];
     for (int64_t p = begin; p < end; p += pixels_per_vector<T>) {
       using V = decltype(load_pixels(grad));
-      __builtin_prefetch(fetch + p * (int64_t)sizeof(T), 0, 2);
+      __builtin_prefetch(fetch, 0, 2);
+      __builtin_prefetch(fetch + cache_line, 0, 2);
+      fetch += lines_per_vector * cache_line;
       // The smaller side stays in registers, the other passes through one.
       if constexpr (O <= J) {
         V held[O];
@@ -162,7 +164,7 @@ struct Split {
   int64_t begin(int64_t part) const { return count * part / parts; }
 };
 
-// out[o * out_pitch + s] = or += the dot products of all `channels` channels of grad with all streams.
+// out[o * out_pitch + s] = or += the dot products of `channels` channels of grad with all streams.
 template <class T>
 static void all_tiles(const Pixels<T>& pixels, const T* grad, int64_t grad_pitch, int64_t channels,
                       const T* x, const int64_t* offsets, int64_t streams, Ahead& ahead, float* out,

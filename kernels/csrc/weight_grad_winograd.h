@@ -2,11 +2,11 @@
 // Three sums over four rows, w[u] = sum over i < 4 of g[i] * x[u + i], are the coefficients of a
 // product of polynomials; six products instead of twelve suffice:
 //   w[u] = sum over m of A[u][m] * (row m of G g) * (row m of B x)
-// with the Toom-Cook points 0, infinity, +-a, +-b, in this order. The six rows ("layers") are summed
-// over the image separately, and A is applied to the sums. Layers come in pairs that share work.
-// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, section 4.2, with other points:
-// +-5/8 and +-11/8 lose less than +-1 and +-2 (relative error of random sums of 2^18 products, in
-// units of what the direct sum loses: 1.2 instead of 1.75).
+// with the Toom-Cook points 0, infinity, +-a, +-b, in this order. The six rows ("layers") are
+// summed over the image separately, and A is applied to the sums. Layers come in pairs that share
+// work. Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, section 4.2, with other
+// points: +-5/8 and +-11/8 lose less than +-1 and +-2 (the rounding of random sums of 2^18 products,
+// in units of what the direct sum loses: 1.2 instead of 1.75).
 #pragma once
 
 #include "block.h"
@@ -24,7 +24,7 @@ constexpr float a2 = point_a * point_a, b2 = point_b * point_b;
 
 // Layers of x from six rows d. Pair 0: the points 0 and infinity; 1: +-a; 2: +-b.
 template <int pair>
-EA_INLINE void transform_x(const Vec* d, Vec* t) {
+EA_INLINE void layers_of_x(const Vec* d, Vec* t) {
   if constexpr (pair == 0) {
     t[0] = a2 * b2 * d[0] - (a2 + b2) * d[2] + d[4];
     t[1] = a2 * b2 * d[1] - (a2 + b2) * d[3] + d[5];
@@ -36,9 +36,9 @@ EA_INLINE void transform_x(const Vec* d, Vec* t) {
   }
 }
 
-// Layers of grad_y from four rows d: the polynomial d[0] + d[1] z + d[2] z^2 + d[3] z^3 at the points.
+// Layers of grad_y from four rows d: d[0] + d[1] z + d[2] z^2 + d[3] z^3 at the points z.
 template <int pair>
-EA_INLINE void transform_grad(const Vec* d, Vec* t) {
+EA_INLINE void layers_of_grad(const Vec* d, Vec* t) {
   if constexpr (pair == 0) {
     t[0] = d[0];
     t[1] = d[3];
@@ -98,14 +98,14 @@ static void transform_group(const Group<From>& group, int64_t columns, float* to
           d[r] = load_part(group.rows + r * group.pitch + i, begin, end);
       }
     }
-    if constexpr (first_pair == 0) x ? transform_x<0>(d, t) : transform_grad<0>(d, t);
+    if constexpr (first_pair == 0) x ? layers_of_x<0>(d, t) : layers_of_grad<0>(d, t);
     if constexpr (first_pair <= 1 && last_pair > 1) {
       constexpr int at = 2 * (1 - first_pair);
-      x ? transform_x<1>(d, t + at) : transform_grad<1>(d, t + at);
+      x ? layers_of_x<1>(d, t + at) : layers_of_grad<1>(d, t + at);
     }
     if constexpr (last_pair == 3) {
       constexpr int at = 2 * (2 - first_pair);
-      x ? transform_x<2>(d, t + at) : transform_grad<2>(d, t + at);
+      x ? layers_of_x<2>(d, t + at) : layers_of_grad<2>(d, t + at);
     }
 #pragma GCC unroll 6
     for (int m = 0; m < layers; m++) store(to + m * layer_pitch + i, t[m]);
@@ -129,7 +129,8 @@ struct Combination {
   float of[3][layer_count];
   constexpr Combination() : of() {
     const double p = point_a, q = point_b;
-    const double scale_p = 1 / (2 * p * p * (p * p - q * q)), scale_q = 1 / (2 * q * q * (q * q - p * p));
+    const double scale_p = 1 / (2 * p * p * (p * p - q * q));
+    const double scale_q = 1 / (2 * q * q * (q * q - p * p));
     const double points[layer_count] = {0, 0, p, -p, q, -q};
     const double scales[layer_count] = {1 / (p * p * q * q), 0, scale_p, scale_p, scale_q, scale_q};
     for (int m = 0; m < layer_count; m++) {

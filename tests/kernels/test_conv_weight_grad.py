@@ -78,9 +78,14 @@ CASES = {
     "groups": Case((6, 6), 9, (14, 18), (14, 18), group=3),
     "depthwise": Case((5, 11), 16, (14, 40), (14, 40), group=16),
     "depthwise, bias of x": Case((18,), 36, (11, 9), (6, 5), strides=(2, 2), group=18, bias_of="x"),
-    # Sizes at which rows are transformed: a multiple of four, and one more.
+    # Kernels of three rows, and enough channels: rows are transformed, four at a time.
     "3x3, even": Case((16,), 16, (48, 64), (48, 64)),
     "3x3, odd": Case((12,), 8, (49, 65), (49, 65), bias_of="x"),
+    "3x3, columns": Case((5,), 4, (11, 1101), (11, 1101)),
+    "3x3, wide pads": Case((6,), 4, (5, 6), (13, 14), pads=(5, 4)),
+    "3x3, cut": Case((3, 4), 4, (25, 35), (18, 27), pads=(-2, -3)),
+    "3x3, groups": Case((10, 6), 20, (22, 19), (22, 19), group=2),
+    "3x5, dilated": Case((4,), 5, (17, 40), (17, 40), (3, 5), pads=(1, 4), dilations=(1, 2)),
 }
 IN_BFLOAT16 = ["one pixel, 3x3", "odd channels", "several blocks", "four sources", "3x3, stride 2"]
 IN_BFLOAT16 += ["4x4, stride 2, bias of x", "dilated", "depthwise", "3x3, odd"]

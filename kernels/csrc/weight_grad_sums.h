@@ -1,0 +1,94 @@
+// Sums over pixels for the bias, and of the slices' sums in their order.
+#pragma once
+
+#include "weight_grad_pack.h"
+
+namespace edgeadapt {
+namespace EA_LEVEL {
+namespace {
+
+template <class T>
+static float sum_elements(const T* p, int64_t count) {
+  Vec sums = {};
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) sums += load_any(p + i);
+  float sum = 0;
+  for (; i < count; i++) sum += load_one(p + i);
+  return sum + add_lanes(sums);
+}
+
+static float sum_pixels(const Plane* sources, int64_t channel, Range rows, Range columns) {
+  const int64_t begin = columns.begin, count = columns.size();
+  float sum = 0;
+  for (int64_t y = rows.begin; y < rows.end; y++) {
+    const Row row = find_row(sources, channel, y);
+    sum += row.dtype == F32
+               ? sum_elements(static_cast<const float*>(row.data) + begin, count)
+               : sum_elements(static_cast<const uint16_t*>(row.data) + begin, count);
+  }
+  return sum;
+}
+
+// The inputs that a range of outputs accounts for, such that each is accounted for once.
+static Range inputs_of(const Axis& axis, Range outputs, int64_t all_outputs, int64_t all_inputs) {
+  const int64_t begin = clamp(axis.first(outputs.begin), 0, all_inputs);
+  const int64_t end = clamp(axis.first(outputs.end), 0, all_inputs);
+  return Range{outputs.begin == 0 ? 0 : begin, outputs.end == all_outputs ? all_inputs : end};
+}
+
+static void sum_bias(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
+                     const Block& block, bool add) {
+  const Plane only[max_sources] = {a.grad_y};
+  const bool of_x = a.bias_of == BIAS_X;
+  if (!plan.biases || !(of_x ? part.owns_inputs : part.owns_outputs)) return;
+  if (plan.winograd && !of_x) return;  // transform_grad has done it
+  const Range channels = of_x ? part.inputs : part.outputs;
+  Range rows{block.rows.begin * plan.group_rows,
+             smaller(block.rows.end * plan.group_rows, a.grad_y.height)};
+  Range columns = block.columns;
+  if (of_x) {
+    rows = inputs_of(plan.down, rows, a.grad_y.height, a.x[0].height);
+    columns = inputs_of(plan.right, columns, a.grad_y.width, a.x[0].width);
+  }
+  for (int64_t c = channels.begin; c < channels.end; c++) {
+    const float sum = sum_pixels(of_x ? a.x : only, c, rows, columns);
+    add_to(part.bias[c], sum, add);
+  }
+}
+
+// Slices follow each other in `sums`, `apart` elements apart.
+static void add_slices(float* to, const float* sums, int64_t slices, int64_t apart, Range range,
+                       bool add) {
+  for (int64_t i = range.begin; i < range.end; i++) {
+    float sum = sums[i];
+    for (int64_t s = 1; s < slices; s++) sum += sums[s * apart + i];
+    add_to(to[i], sum, add);
+  }
+}
+
+// The same for sums of layers: range counts pairs of an output and an input channel.
+static void combine_layers(const Plan& plan, float* weight, const float* sums, Range range,
+                           bool add) {
+  constexpr int64_t most = 240;
+  float layers[layer_count][most];
+  const int64_t columns = plan.right.taps;
+  const int64_t begin = range.begin * columns, end = range.end * columns;
+  for (int64_t i = begin; i < end; i += most) {
+    const int64_t count = smaller(most, end - i);
+    for (int64_t m = 0; m < layer_count; m++)
+      add_slices(layers[m], sums + m * plan.weights + i, plan.slices.parts, plan.sums(), {0, count},
+                 false);
+    for (int64_t u = 0; u < 3; u++) {
+      const float* factors = combination.of[u];
+      for (int64_t k = 0; k < count; k++) {
+        float sum = factors[0] * layers[0][k];
+        for (int64_t m = 1; m < layer_count; m++) sum += factors[m] * layers[m][k];
+        add_to(weight[((i + k) / columns * 3 + u) * columns + (i + k) % columns], sum, add);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace EA_LEVEL
+}  // namespace edgeadapt
