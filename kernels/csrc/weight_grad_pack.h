@@ -68,6 +68,20 @@ static void clear_end(T* plane, int64_t used, int64_t size) {
   __builtin_memset(plane + used, 0, (size - used) * sizeof(T));
 }
 
+// Columns left + i * step of a row, i < columns.
+template <class T>
+static void fill_phase(T* to, Row row, int64_t left, int64_t columns, int64_t step) {
+  const Span span = inside(left, columns, step, row.data ? row.width : 0);
+  const int64_t first = left + span.begin * step, count = span.end - span.begin;
+  clear(to, span.begin);
+  clear(to + span.end, columns - span.end);
+  if (count <= 0) return;
+  if (row.dtype == F32)
+    copy_elements(to + span.begin, static_cast<const float*>(row.data) + first, count, step);
+  else
+    copy_elements(to + span.begin, static_cast<const uint16_t*>(row.data) + first, count, step);
+}
+
 // `both`: also the second phase of a stride of two, to the plane behind.
 template <class T>
 static void pack_plane(T* to, const Plan& plan, int64_t size, const Plane* sources, int64_t channel,
@@ -77,10 +91,12 @@ static void pack_plane(T* to, const Plan& plan, int64_t size, const Plane* sourc
     T* begin = to + r * plan.pitch;
     T* end = begin + region.columns;
     const Row row = find_row(sources, channel, region.top + r * region.down_step);
-    if (both)
-      copy_two_phases(begin, row, window);
-    else
-      copy_row(begin, row, region.left, region.columns, region.right_step);
+    if (both && row.data) {
+      fill_from(begin, row, Row{}, window);
+    } else {
+      fill_phase(begin, row, region.left, region.columns, region.right_step);
+      if (both) clear(begin + size, region.columns);
+    }
     clear(end, region.filled - region.columns);
     if (both) clear(end + size, region.filled - region.columns);
   }
