@@ -44,8 +44,8 @@ def drop_dead(program: Program) -> Program:
 def share_equal(program: Program) -> Program:
     """Give views of the same elements one name, and compute what is computed twice only once.
 
-    Must not share what is added up in place, nor drop a result that is an output of the program or
-    a part of a larger tensor: its place is wanted too.
+    Must not drop a result that is an output of the program, lies in the session's memory or is a
+    view, as running sums are: its place is wanted too.
     """
     edit = Edit(program)
     names: dict[Hashable, str] = {t.name: t.name for t in edit.tensors.values() if not t.view}
@@ -109,8 +109,6 @@ def _fingerprint(edit: Edit, op: Op) -> Hashable:
 
 
 def _can_share(edit: Edit, same: Op, op: Op) -> bool:
-    if op.kind == "update_sgd" or "sum_weight" in op.inputs or "sum_bias" in op.inputs:
-        return False
     for role, name in op.outputs.items():
         mine, other = edit.tensors[name], edit.tensors[same.outputs[role]]
         if mine.view or mine.storage != "arena" or edit.is_output(name):

@@ -151,7 +151,7 @@ def _can_join(edit: Edit, key: Key, y: str, other: str) -> bool:
     """Whether ``other`` can be an operand, element by element, of what makes ``y`` at ``key``."""
     own, tensor = edit.tensors[y], edit.tensors[other]
     same = tensor.shape == own.shape and tensor.dtype != "bool"
-    return same and other != y and is_plane(tensor) and edit.is_before(other, key)
+    return same and is_plane(tensor) and edit.is_before(other, key)
 
 
 def _put(edit: Edit, key: Key, op: Op, y: str, follower: Op) -> None:

@@ -131,6 +131,17 @@ def test_steps_that_change_nothing_are_copies(step):
     assert only(folded, "pointwise").attributes["expression"] == (("copy", (X0,)),)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [("add", (X0, ("c", 0.25))), ("mul", (X0, ("c", 0.0))), ("sub", (("c", 0.0), X0))],
+)
+def test_steps_that_change_something_stay(step):
+    b = given("p", "y")
+    b.pointwise("y", (step,), "p")
+    folded = assert_same(b.program("y"), fold_constants(b.program("y")))
+    assert only(folded, "pointwise").attributes["expression"] == (step,)
+
+
 def test_a_constant_of_several_values_and_a_parameter_stay():
     b = given("p", "y")
     b.constant("k", np.arange(24.0).reshape(SHAPE))

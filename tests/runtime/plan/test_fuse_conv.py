@@ -127,6 +127,12 @@ def mask_by_its_own_sign(b: Builder) -> tuple[str, ...]:
     return ("a",)
 
 
+def mask_by_its_own_sign_beside_the_leaky(b: Builder) -> tuple[str, ...]:
+    b.pointwise("a", LEAKY, "y")
+    b.pointwise("r", LEAKY_GRAD, "y", "y")
+    return ("a", "r")
+
+
 def mask_of_a_result_that_stays(b: Builder) -> tuple[str, ...]:
     b.pointwise("a", LEAKY_GRAD, "y", "in1")
     b.pointwise("r", ADD, "a", "y")
@@ -143,6 +149,7 @@ def mask_of_a_result_that_stays(b: Builder) -> tuple[str, ...]:
         add_of_what_comes_later,
         add_of_a_broadcast,
         mask_by_its_own_sign,
+        mask_by_its_own_sign_beside_the_leaky,
         mask_of_a_result_that_stays,
     ],
 )
@@ -158,6 +165,32 @@ def test_a_leaky_after_an_add_after_a_leaky_is_not_fused():
     b.pointwise("a", LEAKY, "y")
     b.pointwise("s", ADD, "a", "in1")
     b.pointwise("r", LEAKY, "s")
+    fused = assert_same(b.program("r"), fuse_epilogues(b.program("r")))
+    assert kinds(fused) == {"conv": 1, "pointwise": 1}
+
+
+def test_a_leaky_after_three_adds_or_after_a_mask_is_not_fused():
+    b = start("in1", "in2", "in3", "s1", "s2", "s3", "r")
+    for number, before in enumerate(("y", "s1", "s2"), 1):
+        b.pointwise(f"s{number}", ADD, before, f"in{number}")
+    b.pointwise("r", LEAKY, "s3")
+    fused = assert_same(b.program("r"), fuse_epilogues(b.program("r")))
+    assert kinds(fused) == {"conv": 1, "pointwise": 1}
+    assert only(fused, "conv").inputs["post"] == "in3"
+
+    b = start("in1", "g", "r")
+    b.pointwise("g", LEAKY_GRAD, "y", "in1")
+    b.pointwise("r", LEAKY, "g")
+    fused = assert_same(b.program("r"), fuse_epilogues(b.program("r")))
+    assert kinds(fused) == {"conv": 1, "pointwise": 1}
+
+
+def test_a_sum_that_the_convolution_reads_as_its_source_too_is_not_opened():
+    b = start("in1", "in2", "s", "r")
+    b.ops.clear()
+    b.pointwise("s", ADD, "in1", "in2")
+    b.conv("s", "w", "y", {})
+    b.pointwise("r", ADD, "s", "y")
     fused = assert_same(b.program("r"), fuse_epilogues(b.program("r")))
     assert kinds(fused) == {"conv": 1, "pointwise": 1}
 

@@ -123,6 +123,15 @@ def test_gradients_of_shared_weights_add_up_in_place(count: int):
     assert ["sum_weight" in op.inputs for op in program] == [False] + [True] * (count - 1)
 
 
+def test_gradients_add_up_in_the_order_in_which_they_run():
+    b = Gradients()
+    for number in (1, 2):
+        b.use(number)
+    b.add("w2", "w1", "grad.w")
+    b.add("b2", "b1", "grad.b")
+    assert ["sum_weight" in op.inputs for op in fused(b)] == [False, True]
+
+
 def test_a_term_that_is_no_weight_gradient_is_added_at_the_end():
     b = Gradients()
     for number in (1, 2):

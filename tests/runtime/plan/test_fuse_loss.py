@@ -40,6 +40,14 @@ def test_value_and_gradient_come_in_one_pass():
     assert only(fused, "l1_loss").attributes == {"value_scale": 1 / 60, "grad_scale": -0.5}
 
 
+def test_a_gradient_divided_by_a_number():
+    b = loss()
+    b.ops[-2] = b.ops[-2].with_attributes(expression=(("div", (X0, ("c", 4.0))),))
+    program = b.program("value", "grad")
+    op = only(assert_same(program, fuse_l1(program)), "l1_loss")
+    assert op.attributes["grad_scale"] == -0.25
+
+
 def test_a_value_alone_needs_no_gradient():
     program = loss(grad=False).program("value")
     op = only(assert_same(program, fuse_l1(program)), "l1_loss")

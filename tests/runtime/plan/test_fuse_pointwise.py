@@ -48,6 +48,14 @@ def test_steps_that_two_operations_share_are_computed_once():
     assert [function for function, _ in op.attributes["expression"]] == ["exp", "add"]
 
 
+def test_a_result_that_is_a_shared_step_stays_the_last_one():
+    b = given("p", s=SHAPE, y=SHAPE)
+    b.pointwise("s", EXP, "p")
+    steps = (("sin", (X0,)), ("exp", (X1,)))
+    b.pointwise("y", steps, "s", "p")
+    assert_same(b.program("y"), merge_chains(b.program("y")))
+
+
 def read_twice(b: Builder) -> tuple[str, ...]:
     b.pointwise("y", EXP, "s")
     b.pointwise("z", ADD, "s", "p")
@@ -157,9 +165,25 @@ def test_a_value_moves_into_the_session_whoever_reads_it():
     b.tensor("restored", SHAPE, storage="restored")
     b.pointwise("s", EXP, "p")
     copied(b, "s", "restored")
+    b.tensor("z", (1, 1, 3, 4))
+    b.view("half", "s", (1, 1, 3, 4), 12)
     b.pointwise("y", EXP, "s")
-    fused = assert_same(b.program("restored", "y"), drop_copies(b.program("restored", "y")))
-    assert kinds(fused) == {"pointwise": 2}
+    b.pointwise("z", EXP, "half")
+    program = b.program("restored", "y", "z")
+    assert kinds(assert_same(program, drop_copies(program))) == {"pointwise": 3}
+
+
+def test_a_view_of_what_moves_into_a_part_moves_with_it():
+    b = given("p", s=SHAPE, wide=(1, 4, 3, 4))
+    b.pointwise("s", EXP, "p")
+    b.view("low", "wide", SHAPE, 0)
+    b.view("high", "wide", SHAPE, 24)
+    b.view("flat", "s", (24,))
+    b.view("place", "wide", (24,), 24)
+    b.pointwise("low", EXP, "p")
+    copied(b, "flat", "place")
+    fused = assert_same(b.program("wide"), drop_copies(b.program("wide")))
+    assert [fused.tensors[op.outputs["y"]].view.offset for op in fused] == [24, 0]
 
 
 def test_a_copy_of_what_stays_is_read_where_it_is():
