@@ -10,15 +10,8 @@
 //             of the last of an odd count is zero
 #pragma once
 
-#include "simd.h"
+#include "elements.h"
 #include "tensor.h"
-
-// Elements of two vectors, counted through both.
-#if defined(__clang__)
-#define EA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define EA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, VecInt{__VA_ARGS__})
-#endif
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -67,79 +60,35 @@ static inline Row find_row(const Plane* sources, int64_t channel, int64_t y) {
   return Row{nullptr, F32, 0};
 }
 
-EA_INLINE Vec load_any(const float* p) { return load(p); }
-EA_INLINE float load_one(const float* p) { return *p; }
-EA_INLINE float load_one(const uint16_t* p) { return from_bf16(*p); }
+// Two channels read as one, for pairs: an element is the bits of both.
+template <class Even, class Odd>
+struct Pair {
+  Even even;
+  Odd odd;
+  Pair operator+(int64_t i) const { return Pair{even + i, odd + i}; }
+};
 
-EA_INLINE Vec load_any(const uint16_t* p) {
-  VecHalf half;
-  __builtin_memcpy(&half, p, sizeof half);
-  return (Vec)(__builtin_convertvector(half, VecInt) << 16);
-}
+struct Nothing {  // in the place of the partner of the last of an odd count
+  Nothing operator+(int64_t) const { return Nothing{}; }
+};
 
-EA_INLINE void store_any(float* p, Vec v) { store(p, v); }
-EA_INLINE void store_one(float* p, float v) { *p = v; }
-EA_INLINE void store_one(uint16_t* p, float v) { *p = to_bf16(v); }
+EA_INLINE VecInt bits_of(Nothing) { return VecInt{}; }
+EA_INLINE uint32_t bits_of_one(Nothing) { return 0; }
+EA_INLINE uint32_t bits_of_one(const float* p) { return to_bf16(*p); }
+EA_INLINE uint32_t bits_of_one(const uint16_t* p) { return *p; }
 
-// To nearest even, as to_bf16(); the instruction takes numbers below 2^-126 for zero.
-EA_INLINE VecHalf round_bf16(Vec v) {
-#if defined(__AVX512BF16__)
-  return (VecHalf)_mm512_cvtneps_pbh((__m512)v);
-#else
-  const VecInt bits = (VecInt)v;
-  const VecInt upper = (bits >> 16) & 0xffff;
-  const VecInt rounded = (bits + 0x7fff + (upper & 1)) >> 16;
-  return __builtin_convertvector(v == v ? rounded : (upper | 0x40), VecHalf);
-#endif
+template <class Even, class Odd>
+EA_INLINE Vec load_any(Pair<Even, Odd> p) {
+  return (Vec)(bits_of(p.even) | (bits_of(p.odd) << 16));
 }
 
-EA_INLINE void store_any(uint16_t* p, Vec v) {
-  const VecHalf half = round_bf16(v);
-  __builtin_memcpy(p, &half, sizeof half);
+template <class Even, class Odd>
+EA_INLINE uint32_t load_one(Pair<Even, Odd> p) {
+  return bits_of_one(p.even) | bits_of_one(p.odd) << 16;
 }
 
-// Bits of bfloat16, in the lower halves of the lanes.
-EA_INLINE VecInt bits_of(const uint16_t* p) {
-  VecHalf half;
-  __builtin_memcpy(&half, p, sizeof half);
-  return __builtin_convertvector(half, VecInt);
-}
-
-EA_INLINE VecInt bits_of(const float* p) {
-  return __builtin_convertvector(round_bf16(load(p)), VecInt);
-}
-
-// Even and odd ones of 2 * lanes consecutive elements.
-#if EA_LANES == 16
-EA_INLINE Vec every_second(Vec a, Vec b) {
-  return EA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-}
-EA_INLINE Vec every_other(Vec a, Vec b) {
-  return EA_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-}
-#elif EA_LANES == 8
-EA_INLINE Vec every_second(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
-EA_INLINE Vec every_other(Vec a, Vec b) { return EA_SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
-#else
-EA_INLINE Vec every_second(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 2, 4, 6); }
-EA_INLINE Vec every_other(Vec a, Vec b) { return EA_SHUFFLE(a, b, 1, 3, 5, 7); }
-#endif
-
-// Elements of two vectors in turn: the first and the second half of the result.
-#if EA_LANES == 16
-EA_INLINE Vec mix_low(Vec a, Vec b) {
-  return EA_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-EA_INLINE Vec mix_high(Vec a, Vec b) {
-  return EA_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
-#elif EA_LANES == 8
-EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
-EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
-#else
-EA_INLINE Vec mix_low(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 4, 1, 5); }
-EA_INLINE Vec mix_high(Vec a, Vec b) { return EA_SHUFFLE(a, b, 2, 6, 3, 7); }
-#endif
+EA_INLINE void store_any(uint32_t* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+EA_INLINE void store_one(uint32_t* p, uint32_t v) { *p = v; }
 
 // The next index at which `to` is aligned to a vector: the vectors before and at it overlap.
 template <class To>
@@ -159,12 +108,31 @@ EA_INLINE void copy_vectors(To* to, int64_t count, VectorAt vector_at) {
 
 // to[i] = from[i * step] for i < count.
 template <class From, class To>
-static void copy_elements(To* to, const From* from, int64_t count, int64_t step) {
+static void copy_elements(To* to, From from, int64_t count, int64_t step) {
   if (step == 1 && count >= lanes) {
     copy_vectors(to, count, [=](int64_t i) { store_any(to + i, load_any(from + i)); });
     return;
   }
   for (int64_t i = 0; i < count; i++) store_one(to + i, load_one(from + i * step));
+}
+
+// even[i] = from[2 * i], odd[i] = from[2 * i + 1] for i < pairs.
+template <class From, class To>
+static void split_elements(To* even, To* odd, From from, int64_t pairs) {
+  const auto split = [=](int64_t i) {
+    const Vec a = load_any(from + 2 * i), b = load_any(from + (2 * i + lanes));
+    store_any(even + i, every_second(a, b));
+    store_any(odd + i, every_other(a, b));
+  };
+  if (pairs >= lanes) {
+    for (int64_t i = 0; i + lanes <= pairs; i += lanes) split(i);
+    split(pairs - lanes);
+    return;
+  }
+  for (int64_t i = 0; i < pairs; i++) {
+    store_one(even + i, load_one(from + 2 * i));
+    store_one(odd + i, load_one(from + (2 * i + 1)));
+  }
 }
 
 // Zeros; most often there is one, for which the compiler's memset would be a detour.
@@ -190,121 +158,57 @@ static inline Span inside(int64_t left, int64_t columns, int64_t step, int64_t w
   return span;
 }
 
-template <class To>
-static void copy_row(To* to, Row row, int64_t left, int64_t columns, int64_t step) {
-  const Span span = inside(left, columns, step, row.data ? row.width : 0);
-  clear(to, span.begin);
-  const int64_t first = left + span.begin * step, count = span.end - span.begin;
-  if (count > 0) {
-    if (row.dtype == F32)
-      copy_elements(to + span.begin, static_cast<const float*>(row.data) + first, count, step);
-    else
-      copy_elements(to + span.begin, static_cast<const uint16_t*>(row.data) + first, count, step);
-  }
-  clear(to + span.end, columns - span.end);
-}
-
-// to[i] = even[i * step] in the lower half, odd[i * step] in the upper one.
-template <class From>
-static void join_elements(uint32_t* to, const From* even, const From* odd, int64_t count,
-                          int64_t step) {
-  if (step == 1 && count >= lanes) {
-    copy_vectors(to, count, [=](int64_t i) {
-      const VecInt pair = bits_of(even + i) | (bits_of(odd + i) << 16);
-      __builtin_memcpy(to + i, &pair, sizeof pair);
-    });
-    return;
-  }
-  for (int64_t i = 0; i < count; i++) {
-    to[i] = (uint32_t)to_bf16(load_one(even + i * step)) |
-            (uint32_t)to_bf16(load_one(odd + i * step)) << 16;
-  }
-}
-
-// One of a pair: into the lower (shift 0) or the upper half, with zero in the other or keeping it.
-static inline void place_half(uint32_t* to, Row row, int64_t left, Span span, int64_t step,
-                              int shift) {
-  for (int64_t i = span.begin; i < span.end; i++) {
-    const int64_t column = left + i * step;
-    const uint16_t bits = row.dtype == F32 ? to_bf16(static_cast<const float*>(row.data)[column])
-                                           : static_cast<const uint16_t*>(row.data)[column];
-    to[i] |= (uint32_t)bits << shift;
-  }
-}
-
-static inline void copy_pair(uint32_t* to, Row even, Row odd, int64_t left, int64_t columns,
-                             int64_t step) {
-  const Span span = inside(left, columns, step, even.data ? even.width : 0);
-  const int64_t first = left + span.begin * step, count = span.end - span.begin;
-  clear(to, span.begin);
-  clear(to + span.end, columns - span.end);
-  if (count <= 0) return;
-  if (odd.data && even.dtype == odd.dtype) {
-    if (even.dtype == F32)
-      join_elements(to + span.begin, static_cast<const float*>(even.data) + first,
-                    static_cast<const float*>(odd.data) + first, count, step);
-    else
-      join_elements(to + span.begin, static_cast<const uint16_t*>(even.data) + first,
-                    static_cast<const uint16_t*>(odd.data) + first, count, step);
-    return;
-  }
-  clear(to + span.begin, count);
-  place_half(to, even, left, span, step, 0);
-  if (odd.data) place_half(to, odd, left, span, step, 16);
-}
-
-// Both phases of a stride of two in one pass: even columns of the image go to one of them, odd ones
-// to the other.
+// One row of the block; `from` is column 0 of the image's, of which there are `width`.
 template <class From, class To>
-static void split_row(To* to, const From* from, int64_t width, const Window& window) {
-  const auto place = [&](int64_t column) {
-    const int64_t i = column - window.left;
-    return to + (i & 1) * window.phase_pitch + i / 2;
-  };
-  const int64_t begin = window.left > 0 ? window.left : 0;
-  const int64_t behind = window.left + 2 * window.columns, end = behind < width ? behind : width;
-  int64_t column = begin;
-  if (column & 1 && column < end) {
-    store_one(place(column), load_one(from + column));
-    column++;
-  }
-  const int64_t pairs = end > column ? (end - column) / 2 : 0;
-  To* const even = place(column);
-  To* const odd = place(column + 1);
-  const From* const source = from + column;
-  const auto split = [&](int64_t i) {
-    const Vec a = load_any(source + 2 * i), b = load_any(source + 2 * i + lanes);
-    store_any(even + i, every_second(a, b));
-    store_any(odd + i, every_other(a, b));
-  };
-  int64_t i = 0;
-  if (pairs >= lanes) {
-    for (; i + lanes <= pairs; i += lanes) split(i);
-    if (i < pairs) split(pairs - lanes);
-    i = pairs;
-  }
-  for (; i < pairs; i++) {
-    store_one(even + i, load_one(source + 2 * i));
-    store_one(odd + i, load_one(source + 2 * i + 1));
-  }
-  column += 2 * pairs;
-  if (column < end) store_one(place(column), load_one(from + column));
-}
-
-template <class To>
-static void copy_two_phases(To* to, Row row, const Window& window) {
-  for (int64_t p = 0; p < 2; p++) {
+static void fill_row(To* to, From from, int64_t width, const Window& window) {
+  for (int64_t p = 0; p < window.phases; p++) {
     To* const phase = to + p * window.phase_pitch;
-    const Span span =
-        inside(window.left + p, window.columns, 2, row.data ? row.width : 0);
+    const int64_t left = window.left + p;
+    const Span span = inside(left, window.columns, window.phases, width);
     clear(phase, span.begin);
     clear(phase + span.end, window.columns - span.end);
+    if (window.phases == 2 || span.end == span.begin) continue;
+    copy_elements(phase + span.begin, from + (left + span.begin * window.phases),
+                  span.end - span.begin, window.phases);
   }
-  if (!row.data) return;
+  if (window.phases != 2) return;
+  // Both phases of the most frequent stride in one pass.
+  const int64_t begin = window.left > 0 ? window.left : 0;
+  const int64_t behind = window.left + 2 * window.columns, end = behind < width ? behind : width;
+  if (begin >= end) return;
+  const auto place = [&](int64_t column) {
+    const int64_t i = column - window.left;
+    return to + i % 2 * window.phase_pitch + i / 2;
+  };
+  split_elements(place(begin), place(begin + 1), from + begin, (end - begin) / 2);
+  if ((end - begin) % 2) store_one(place(end - 1), load_one(from + (end - 1)));
+}
+
+template <class To>
+static void fill_from(To* to, Row row, Row, const Window& window) {
   if (row.dtype == F32)
-    split_row(to, static_cast<const float*>(row.data), row.width, window);
+    fill_row(to, static_cast<const float*>(row.data), row.width, window);
   else
-    split_row(to, static_cast<const uint16_t*>(row.data), row.width, window);
+    fill_row(to, static_cast<const uint16_t*>(row.data), row.width, window);
+}
+
+template <class Even>
+static void fill_pairs(uint32_t* to, Even even, Row odd, int64_t width, const Window& window) {
+  typedef const float* Single;
+  typedef const uint16_t* Half;
+  if (!odd.data)
+    fill_row(to, Pair<Even, Nothing>{even, {}}, width, window);
+  else if (odd.dtype == F32)
+    fill_row(to, Pair<Even, Single>{even, static_cast<Single>(odd.data)}, width, window);
+  else
+    fill_row(to, Pair<Even, Half>{even, static_cast<Half>(odd.data)}, width, window);
+}
+
+static inline void fill_from(uint32_t* to, Row even, Row odd, const Window& window) {
+  if (even.dtype == F32)
+    fill_pairs(to, static_cast<const float*>(even.data), odd, even.width, window);
+  else
+    fill_pairs(to, static_cast<const uint16_t*>(even.data), odd, even.width, window);
 }
 
 // Asks the cache for the part of a row that is in the window. Rows of one channel follow each other
@@ -319,40 +223,31 @@ static inline void fetch_row(Row row, const Window& window) {
     __builtin_prefetch(p);
 }
 
+// How many channels an element of the block holds.
+template <class To>
+constexpr int64_t channels_in(const To*) { return 1; }
+constexpr int64_t channels_in(const uint32_t*) { return 2; }
+
 // Fills the block with channels [first, first + count) of the sources.
 template <class To>
 static void pack_block(To* block, const Plane* sources, int64_t first, int64_t count,
                        const Window& window) {
-  for (int64_t c = 0; c < count; c++) {
+  const int64_t together = channels_in(block);
+  for (int64_t c = 0; c < count; c += together) {
     for (int64_t r = 0; r < window.rows; r++) {
-      const Row row = find_row(sources, first + c, window.top + r);
-      fetch_row(find_row(sources, first + c + 1, window.top + r), window);
-      To* to = block + c * window.channel_pitch + r * window.row_pitch;
-      if (window.phases == 2) {
-        copy_two_phases(to, row, window);
+      const int64_t y = window.top + r;
+      for (int64_t next = c + together; next < c + 2 * together; next++)
+        fetch_row(find_row(sources, first + next, y), window);
+      const Row row = find_row(sources, first + c, y);
+      const bool partner = together == 2 && c + 1 < count;
+      const Row other = partner ? find_row(sources, first + c + 1, y) : Row{nullptr, F32, 0};
+      To* const to = block + c / together * window.channel_pitch + r * window.row_pitch;
+      if (row.data) {
+        fill_from(to, row, other, window);
         continue;
       }
       for (int64_t p = 0; p < window.phases; p++)
-        copy_row(to + p * window.phase_pitch, row, window.left + p, window.columns, window.phases);
-    }
-  }
-}
-
-template <>
-void pack_block(uint32_t* block, const Plane* sources, int64_t first, int64_t count,
-                const Window& window) {
-  const Row none{nullptr, F32, 0};
-  for (int64_t c = 0; c < count; c += 2) {
-    for (int64_t r = 0; r < window.rows; r++) {
-      const int64_t y = window.top + r;
-      fetch_row(find_row(sources, first + c + 2, y), window);
-      fetch_row(find_row(sources, first + c + 3, y), window);
-      const Row even = find_row(sources, first + c, y);
-      const Row odd = c + 1 < count ? find_row(sources, first + c + 1, y) : none;
-      uint32_t* to = block + c / 2 * window.channel_pitch + r * window.row_pitch;
-      for (int64_t p = 0; p < window.phases; p++)
-        copy_pair(to + p * window.phase_pitch, even, odd, window.left + p, window.columns,
-                  window.phases);
+        clear(to + p * window.phase_pitch, window.columns);
     }
   }
 }
