@@ -160,6 +160,15 @@ def spread(b: Builder) -> None:
     b.pointwise("spread", COPY, "y")
 
 
+def in_place_of_a_neighbour(b: Builder) -> None:
+    b.tensor("m", (1, 4, 6, 8))
+    b.pointwise("m", COPY, "y")
+    for name, column in (("m.left", 0), ("m.right", 1)):
+        b.view(name, "m", (1, 4, 6, 4), column, (192, 48, 8, 1))
+    b.view("m.new", "m", (1, 4, 6, 4), 0, (192, 48, 8, 1))
+    b.pointwise("m.new", (("add", (("x", 0), ("x", 1))),), "m.left", "m.right")
+
+
 BROKEN = {
     "another name": (tensor("y", name="q"), "the tensor there is called q"),
     "another type": (tensor("y", dtype="f16"), "unknown type 'f16'"),
@@ -193,6 +202,7 @@ BROKEN = {
     "an old sum": (op(UPDATE, inputs={"grad": "grad.w"}), "grad.w is read after another value"),
     "an old weight": (lambda b: b.ops.insert(0, b.ops.pop()), "is read before"),
     "over what is read": (over_itself, "m.shifted is written where m.left is read"),
+    "in place, beside what is read": (in_place_of_a_neighbour, "m.new is written where m.right"),
     "twice into one element": (spread, "spread writes an element twice"),
     "rows backwards": (backwards, "x is no .* with contiguous rows"),
     "a bias too long": (tensor("b", shape=(5,)), r"bias must be \(4,\)"),
