@@ -202,7 +202,7 @@ BROKEN = {
     "an old sum": (op(UPDATE, inputs={"grad": "grad.w"}), "grad.w is read after another value"),
     "an old weight": (lambda b: b.ops.insert(0, b.ops.pop()), "is read before"),
     "over what is read": (over_itself, "m.shifted is written where m.left is read"),
-    "in place, beside what is read": (in_place_of_a_neighbour, "m.new is written where m.right"),
+    "in place, beside what is read": (in_place_of_a_neighbour, "m.new is written where m"),
     "twice into one element": (spread, "spread writes an element twice"),
     "rows backwards": (backwards, "x is no .* with contiguous rows"),
     "a bias too long": (tensor("b", shape=(5,)), r"bias must be \(4,\)"),
