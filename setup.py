@@ -1,12 +1,8 @@
-"""Compile the native engine where there is a C++ compiler; pyproject.toml says all else.
-
-EDGEADAPT_LEVELS=avx2,avx512 compiles for these instruction sets only.
-"""
+"""Compile the native engine where there is a C++ compiler; pyproject.toml says all else."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
@@ -29,10 +25,9 @@ class BuildNative(build_ext):
 
     def run(self) -> None:
         """Compile; without a compiler, say so and go on: another engine takes over."""
-        levels = tuple(filter(None, os.environ.get("EDGEADAPT_LEVELS", "").split(","))) or None
         place = self._source() if self.inplace else self._built()
         try:
-            options = native.Options(levels=levels, flags=())
+            options = native.Options(flags=())
             native.build(place.parent, Path(self.build_temp) / "native", options)
         except native.BuildError as error:
             place.unlink(missing_ok=True)

@@ -57,11 +57,11 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to build; ``levels`` None takes all that the compiler knows."""
+    """How to build."""
 
     compiler: str = ""  # empty: $CXX, g++, c++ or clang++, whichever there is first
     target: str = ""  # empty: this machine's; else "aarch64" or "x86_64" and a compiler for it
-    levels: tuple[str, ...] | None = None
+    levels: tuple[str, ...] = ()  # empty: $EDGEADAPT_LEVELS, "avx2,avx512", or all
     only: tuple[str, ...] | None = None  # kernel files, "conv"; None takes all
     sanitize: str = ""  # "address,undefined", "thread"
     flags: tuple[str, ...] = WARNINGS
@@ -142,12 +142,14 @@ def _machine() -> str:
 def _levels(compiler: list[str], options: Options) -> dict[str, tuple[str, ...]]:
     """The levels asked for, less those whose flags the compiler does not know."""
     known = LEVELS.get(options.target or _machine(), {"baseline": ()})
-    for name in options.levels or ():
+    given = os.environ.get("EDGEADAPT_LEVELS", "")
+    wanted = options.levels or tuple(name for name in given.split(",") if name) or tuple(known)
+    for name in wanted:
         if name not in known:
             raise BuildError(f"no level {name!r}; there are {', '.join(known)}")
     found = {}
     for name, flags in known.items():
-        if options.levels is not None and name not in options.levels:
+        if name not in wanted:
             continue
         probe = [*compiler, *flags, "-x", "c++", "-fsyntax-only", os.devnull]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
@@ -160,7 +162,7 @@ def _levels(compiler: list[str], options: Options) -> dict[str, tuple[str, ...]]
 def _sanitize(options: Options) -> list[str]:
     if not options.sanitize:
         return []
-    return [f"-fsanitize={options.sanitize}", "-fno-sanitize-recover=all", "-g", "-O1"]
+    return [f"-fsanitize={options.sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1"]
 
 
 def _compile(source: Path, made: Path, command: list[str], say: Callable[[str], object]) -> Path:
@@ -206,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", type=lambda text: tuple(text.split(",")), help="kernel files")
     parser.add_argument("--compiler", default="")
     parser.add_argument("--target", default="", choices=["", *LEVELS])
-    parser.add_argument("--levels", type=lambda text: tuple(text.split(",")))
+    parser.add_argument("--levels", type=lambda text: tuple(text.split(",")), default=())
     parser.add_argument("--sanitize", default="", metavar="address,undefined")
     parser.add_argument("--flags", type=shlex.split, default=WARNINGS, help="further ones")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

@@ -17,7 +17,7 @@ from support.tree import ROOT
 
 CSRC = ROOT / "kernels/csrc"
 STEMS = sorted(p.stem for p in CSRC.glob("*.cpp") if p.stem not in ("library", "table", "team"))
-PARTS = {"pack_weights": "conv"}  # file -> the operation that it is a part of
+PARTS = {"pack_weights": "conv", "winograd": "conv"}  # file -> the operation that it is a part of
 LEVEL = next(iter(LEVELS.get(platform.machine(), ["baseline"])))
 
 
