@@ -34,7 +34,7 @@ def _fuse(edit: Edit, key: Key) -> None:
         return
     other = terms[1] if terms[0] == y else terms[0]
     tensor = edit.tensors[other]
-    if other == y or edit.producer(y) != key or not edit.is_before(other, key):
+    if edit.producer(y) != key or not edit.is_before(other, key):
         return
     if not is_plane(tensor) or tensor.shape != edit.tensors[y].shape or tensor.dtype == "bool":
         return

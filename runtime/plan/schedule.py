@@ -16,7 +16,6 @@ from edgeadapt.runtime.plan.lifetimes import live_bytes
 from edgeadapt.runtime.plan.shapes import reach
 
 Order = list[int]
-_SUMS = ("sum_weight", "sum_bias")
 
 
 def schedule(program: Program) -> Program:
@@ -108,9 +107,8 @@ def _eager(memory: _Memory, needs: list[set[int]], wanted: Order) -> Order:
     ready = [rank(position) for position, before in enumerate(needs) if not before]
     heapq.heapify(ready)
     while ready:
-        entry = heapq.heappop(ready)
-        position = entry[-1]
-        if position in done or entry != rank(position):  # its growth is another by now
+        *_, position = heapq.heappop(ready)
+        if position in done:  # its growth fell, and it ran with the lower rank
             continue
         order.append(position)
         done.add(position)
@@ -165,9 +163,9 @@ def _needs(program: Program) -> list[set[int]]:
     needs: list[set[int]] = [set() for _ in program.ops]
     touched: dict[Hashable, list[tuple[int, int, int, bool]]] = {}
     for position, op in enumerate(program.ops):
-        # A running sum is an operand whose place the result takes: nobody may read it after.
-        seen = [(name, role in _SUMS) for role, name in op.inputs.items()]
-        for name, writes in (*seen, *((name, True) for name in op.outputs.values())):
+        operands = [(name, False) for name in op.inputs.values()]
+        results = [(name, True) for name in op.outputs.values()]
+        for name, writes in (*operands, *results):
             place, first, last = _reach(program, program.tensors[name])
             history = touched.setdefault(place, [])
             for other, begin, end, wrote in history:

@@ -74,6 +74,12 @@ def added_to_what_comes_later(b: Builder) -> tuple[str, ...]:
     return ("r",)
 
 
+def added_by_what_adds_already(b: Builder) -> tuple[str, ...]:
+    b.ops[-1] = b.ops[-1].with_inputs(add="in1")
+    b.pointwise("r", ADD, "y", "in1")
+    return ("r",)
+
+
 def added_to_a_broadcast(b: Builder) -> tuple[str, ...]:
     shape = b.tensors["y"].shape
     b.view("one", "in1", shape, strides=(0, 1, 0, 0))
@@ -88,6 +94,7 @@ def added_to_a_broadcast(b: Builder) -> tuple[str, ...]:
         an_output,
         added_to_itself,
         added_to_what_comes_later,
+        added_by_what_adds_already,
         added_to_a_broadcast,
     ],
 )
