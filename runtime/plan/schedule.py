@@ -94,15 +94,17 @@ class _Memory:
 
 
 def _eager(memory: _Memory, needs: list[set[int]], wanted: Order) -> Order:
-    """The order ``wanted``, but whatever needs no more memory than it frees runs at once."""
+    """The order ``wanted``, but what frees more memory than it takes runs at once, and before the
+    rest what frees as much."""
     turn = {position: number for number, position in enumerate(wanted)}
     waiting = [set(before) for before in needs]
     followers = _followers(needs)
     order: Order = []
     done: set[int] = set()
 
-    def rank(position: int) -> tuple[bool, int, int]:
-        return memory.growth[position] > 0, turn[position], position
+    def rank(position: int) -> tuple[int, int, int]:
+        growth = memory.growth[position]
+        return (growth > 0) - (growth < 0), turn[position], position
 
     ready = [rank(position) for position, before in enumerate(needs) if not before]
     heapq.heapify(ready)

@@ -59,6 +59,23 @@ def test_weight_gradients_run_as_soon_as_they_can_so_that_activations_die():
     assert labels(ordered) == ["a", "g1", "grad.2", "g2", "grad.1"]
 
 
+def test_what_frees_more_than_it_takes_runs_at_once():
+    b = Builder()
+    b.tensor("image", SHAPE, storage="image")
+    for name in ("t1", "t2", "t3"):
+        b.tensor(name, SHAPE)
+    for name in ("y1", "y3"):
+        b.tensor(name, (1, 2, 1, 1))
+    at = {"how": "sum", "axes": (2, 3), "before": None, "after": None, "scale": 1.0}
+    b.pointwise("t1", EXP, "image")
+    b.op("pad", {"x": "t1"}, {"y": "t2"}, pads=(0,) * 8, mode="constant", value=0.0)
+    b.op("pad", {"x": "t2"}, {"y": "t3"}, pads=(0,) * 8, mode="constant", value=0.0)
+    b.op("reduce", {"x": "t3"}, {"y": "y3"}, **at)
+    b.op("reduce", {"x": "t1"}, {"y": "y1"}, **at)
+    ordered = assert_same(b.program("y1", "y3"), schedule(b.program("y1", "y3")))
+    assert labels(ordered) == ["t1", "t2", "y1", "t3", "y3"]
+
+
 def test_an_order_that_cannot_be_bettered_is_kept():
     program = training_step()
     ordered = schedule(program)
