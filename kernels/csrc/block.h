@@ -53,9 +53,8 @@ static inline Row find_row(const Plane* sources, int64_t channel, int64_t y) {
     }
     if (y < 0 || y >= x.height) break;
     const int64_t offset = channel * x.channel_stride + y * x.row_stride;
-    const void* data = x.dtype == F32 ? (const void*)(static_cast<const float*>(x.data) + offset)
-                                      : (const void*)(static_cast<const uint16_t*>(x.data) + offset);
-    return Row{data, x.dtype, x.width};
+    const char* const data = static_cast<const char*>(x.data);
+    return Row{data + offset * (x.dtype == F32 ? 4 : 2), x.dtype, x.width};
   }
   return Row{nullptr, F32, 0};
 }

@@ -15,8 +15,8 @@ struct Taps {
   int64_t channels, channel_pitch;
 };
 
-// Where a tile's sums go: channel i, vector j to to[j] + i * stride, all float or all bfloat16. It is
-// a buffer, or the image itself if nothing but LeakyReLU is to be done with them.
+// Where a tile's sums go: channel i, vector j to to[j] + i * stride, all float or all bfloat16. It
+// is a buffer, or the image itself if nothing but LeakyReLU is to be done with them.
 template <int vectors>
 struct Outlet {
   void* to[vectors];
@@ -44,6 +44,18 @@ EA_INLINE Register keep(Register v) {
   return v;
 }
 
+// Makes what is read through `p` later wait for `v`: left alone, GCC for Arm loads all the weights
+// of a tap first, and has no registers left for the sums.
+template <class Element>
+EA_INLINE void order(const Element*& p, Vec& v) {
+#if defined(__aarch64__)
+  asm("" : "+r"(p), "+w"(v));
+#else
+  (void)p;
+  (void)v;
+#endif
+}
+
 EA_INLINE Vec load_lanes(const float* p) { return keep(load(p)); }
 EA_INLINE Vec repeat_lane(float x) { return keep(splat(x)); }
 EA_INLINE VecInt repeat_lane(int32_t x) { return keep(VecInt{} + x); }
@@ -67,6 +79,7 @@ EA_INLINE void add_tap(Vec (&acc)[channels][vectors], const Lane* const* x, int6
       const auto weight = repeat_lane(weights[i]);
 #pragma GCC unroll 16
       for (int j = 0; j < vectors; j++) acc[i][j] = multiply_add(acc[i][j], pixels[j], weight);
+      order(weights, acc[i][vectors - 1]);
     }
   } else {
     decltype(load_lanes(*x)) weight[channels];

@@ -3,8 +3,8 @@
 // a convolution with the kernel turned around.
 //
 // A task transforms the input of its squares, channel by channel through the L1 cache, to 16 parts
-// that stay in the L2 cache. Each part is a matrix product, for which conv_tile.h does for a tile of
-// channels and a few vectors of squares; their 16 results are transformed back and finished.
+// that stay in the L2 cache. Each part is a matrix product, for which conv_tile.h does, a tile of
+// channels and a few vectors of squares at a time; the 16 results are transformed back and finished.
 #include "conv_finish.h"
 #include "winograd_plan.h"
 
@@ -42,9 +42,10 @@ static inline void finish_squares(const Work& work, const float* products, int64
   constexpr int64_t row_pitch = channels * 2 * lanes;
   float* to = work.joined;
   if (straight) to = static_cast<float*>(locate_y(finish, channel, place.row, place.column));
+  const float slope = straight && finish.has_slope ? finish.slope : 1.0f;
   for (int64_t i = 0; i < channels; i++) {
     transform_output(to, straight ? y.row_stride : row_pitch, products + i * vectors * lanes,
-                     channels * vectors * lanes, straight && finish.has_slope ? finish.slope : 1.0f);
+                     channels * vectors * lanes, slope);
     to += straight ? y.channel_stride : 2 * lanes;
   }
   if (straight) return;

@@ -31,23 +31,31 @@ constexpr int64_t winograd_budget = 448 * 1024;
 constexpr int64_t winograd_budget = 112 * 1024;
 #endif
 
-// Blocks of which three rows fit, as neighbouring blocks transform one row in common; whole rows if
-// possible. Of the numbers of rows that fit, one that fills the vectors of a tile.
+// What a task of so many rows takes, in tenths of a vector of squares: what does not fill a tile is
+// computed for half or all of it, and a row in common with the neighbour is transformed twice.
+static inline int64_t task_cost(const WinogradPlan& plan, int64_t rows) {
+  const int64_t tile = tile_vectors(widest_tile), few = (tile + 1) / 2;
+  const int64_t squares = rows * plan.block_vectors, rest = squares % tile;
+  const int64_t more = rest == 0 ? 0 : rest <= few ? few : tile;
+  return 10 * (squares - rest + more) + 3 * plan.block_vectors;
+}
+
+// Blocks of which three rows fit, whole rows if possible; of the numbers of rows that fit, the one
+// with which the threads are done first.
 static inline void cut(WinogradPlan& plan, int64_t threads) {
   const int64_t fit = winograd_budget / (parts * plan.inputs * lanes * 4);
   plan.block_vectors = plan.vectors;
   while (plan.block_vectors > 1 && fit / plan.block_vectors < 3)
     plan.block_vectors = divide_up(plan.block_vectors, 2);
   plan.blocks_across = divide_up(plan.vectors, plan.block_vectors);
-  int64_t most = fit / plan.block_vectors;
-  if (most < 1) most = 1;
-  const int64_t share = divide_up(plan.rows, divide_up(threads, plan.blocks_across));
-  if (most > share) most = share;
-  plan.band_rows = most;
-  for (int64_t rows = most; rows > most / 2; rows--) {
-    if (rows * plan.block_vectors % tile_vectors(widest_tile)) continue;
+  const int64_t fit_rows = fit / plan.block_vectors;
+  int64_t best = 0;
+  for (int64_t rows = 1; rows == 1 || (rows <= fit_rows && rows <= plan.rows); rows++) {
+    const int64_t tasks = divide_up(plan.rows, rows) * plan.blocks_across;
+    const int64_t cost = divide_up(tasks, threads) * task_cost(plan, rows);
+    if (rows > 1 && cost > best) continue;
+    best = cost;
     plan.band_rows = rows;
-    break;
   }
   plan.bands = divide_up(plan.rows, plan.band_rows);
 }
@@ -86,7 +94,7 @@ EA_INLINE Four transform_input(Vec a, Vec b, Vec c, Vec d) {
   return Four{{a - c, b + c, c - b, b - d}};
 }
 
-// One channel: `from` has even and odd columns apart, rows from two above the first square's second.
+// One channel: `from` has even and odd columns apart and begins with the first square's window.
 static inline void transform_channel(float* __restrict__ to, const float* __restrict__ from,
                                      const WinogradPlan& plan, int64_t rows, int64_t vectors) {
   const auto read = [&](int64_t row, int64_t v) {
