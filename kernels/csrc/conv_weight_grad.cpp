@@ -9,9 +9,9 @@
 // One thread of a Zen 4 at 117 GFLOP/s (234 in bfloat16), 2 FLOPs for every product of the formula:
 //                        float32   bfloat16
 //   3x3  8 ->  8, 256x256    155      151     three rows of float32 take half the products, so
-//   3x3 16 -> 16, 256x256    161      166     that more than the peak is possible; what is left
+//   3x3 16 -> 16, 256x256    161      179     that more than the peak is possible; what is left
 //   3x3 32 -> 32, 128x128    181      183     is memory: tiles alone run at the peak
-//   3x3 64 -> 64, 64x64      173      151
+//   3x3 64 -> 64, 64x64      173      162
 //   4x4 stride 2, 16 -> 32    92      161     256x256
 //   1x1 32 -> 16, 256x256     54       92     as long for packing as for the sums
 #include "team.h"
