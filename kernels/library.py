@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from edgeadapt.errors import BackendError
 
 HERE = Path(__file__).resolve().parent
+# float32 in a vector of each level (csrc/simd.h).
+LANES = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "neon": 4, "neon_bf16": 4}
 SCRATCH = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
 
 

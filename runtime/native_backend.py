@@ -13,7 +13,7 @@ from edgeadapt.kernels.library import open_library
 from edgeadapt.runtime.backend import EngineOptions, Frame, usable_cores
 from edgeadapt.runtime.optimizer import F32, Optimizer, Sgd
 from edgeadapt.runtime.plan.bind import Bound, Kernels, bind
-from edgeadapt.runtime.plan.compile import Plan, Target, check_rules, compile_graph
+from edgeadapt.runtime.plan.compile import Plan, check_rules, compile_graph, target_of
 from edgeadapt.runtime.plan.ir import Storage
 from edgeadapt.runtime.plan.memory import Memory, hold_constants
 
@@ -37,9 +37,7 @@ class NativeBackend:
         threads = options.threads or usable_cores()
         self._team = self._library.team(threads)
         self._kernels = Kernels(self._library, self._library.levels[-1])
-        self._target = Target(
-            options.precision, options.memory_budget, self._kernels.scratch_bytes(threads)
-        )
+        self._target = target_of(options, self._kernels, threads)
         self._size = (0, 0)
         self._plans: dict[tuple[str, bool], tuple[_Work, Plan]] = {}
         self._placed: dict[_Work, _Placed] = {}

@@ -11,8 +11,7 @@ from edgeadapt.kernels.library import open_library
 from edgeadapt.runtime import report
 from edgeadapt.runtime.backend import EngineOptions, usable_cores
 from edgeadapt.runtime.plan.bind import Kernels
-from edgeadapt.runtime.plan.compile import Target, compile_graph
-from edgeadapt.runtime.plan.lifetimes import ScratchBytes, no_scratch
+from edgeadapt.runtime.plan.compile import Target, compile_graph, target_of
 from edgeadapt.runtime.plan.show import plan_document, print_plan
 
 
@@ -26,8 +25,7 @@ def print_plan_of(
         ConfigError: if the plan cannot do with the memory budget.
     """
     height, width = padded_size(*size, bundle.manifest.image.size_multiple)
-    scratch, remark = _scratch_bytes(options.threads or usable_cores())
-    target = Target(options.precision, options.memory_budget, scratch)
+    target, remark = _target(options)
     plan = compile_graph(bundle, graph, height, width, target)
     if as_json:
         what = {"graph": graph, "height": height, "width": width, "precision": options.precision}
@@ -38,10 +36,13 @@ def print_plan_of(
     out.print(Text(f"{graph} for {width}x{height} in {options.precision}{remark}"), soft_wrap=True)
 
 
-def _scratch_bytes(threads: int) -> tuple[ScratchBytes, str]:
-    """What kernels need besides; a plan can be shown where they are not built, without that."""
+def _target(options: EngineOptions) -> tuple[Target, str]:
+    """This machine's; a plan can be shown where no kernels are built, without what they need."""
+    threads = options.threads or usable_cores()
     try:
         library = open_library()
     except BackendError as error:
-        return no_scratch, f"; without the kernels' working memory, for {error.message}"
-    return Kernels(library, library.levels[-1]).scratch_bytes(threads), f", {threads} threads"
+        remark = f"; without the kernels' working memory, for {error.message}"
+        return Target(options.precision, options.memory_budget), remark
+    kernels = Kernels(library, library.levels[-1])
+    return target_of(options, kernels, threads), f", {threads} threads"

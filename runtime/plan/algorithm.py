@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edgeadapt.kernels.conv import choose_algorithm
+from edgeadapt.runtime.plan.bind import conv_channels, conv_spec
 from edgeadapt.runtime.plan.ir import Op, Program
 
 
-def choose_algorithms(program: Program) -> Program:
-    """Winograd's algorithm where it is the faster one; the direct one elsewhere.
-
-    It needs 16 products where the direct one needs 36, and transforms its input and output for
-    that: the more channels share a transform, the better.
-    """
-    ops = tuple(
-        op.with_attributes(algorithm="winograd") if _winograd_is_faster(op, program) else op
-        for op in program.ops
-    )
-    return replace(program, ops=ops)
+def choose_algorithms(program: Program, lanes: int) -> Program:
+    """Note at every convolution which algorithm is faster on vectors of ``lanes`` pixels."""
+    return replace(program, ops=tuple(_choose(op, program, lanes) for op in program.ops))
 
 
-def _winograd_is_faster(op: Op, program: Program) -> bool:
-    if op.kind != "conv" or op.attributes.get("compute", "f32") != "f32":
-        return False
-    found = op.attributes
-    if (*found["kernel"], *found["strides"], *found["dilations"], found["group"]) != _FITS:
-        return False
-    sources = (op.inputs[role] for role in ("x0", "x1", "x2", "x3") if role in op.inputs)
-    inputs = sum(program.tensors[name].shape[1] for name in sources)
+def _choose(op: Op, program: Program, lanes: int) -> Op:
+    if op.kind != "conv":
+        return op
     _, outputs, height, width = program.tensors[op.outputs["y"]].shape
-    return inputs >= 8 and outputs >= 8 and height >= 8 and width >= 32
-
-
-_FITS = (3, 3, 1, 1, 1, 1, 1)  # kernel, strides, dilations, group
+    inputs = conv_channels(op, program)
+    return op.with_attributes(
+        algorithm=choose_algorithm(conv_spec(op), inputs, outputs, (height, width), lanes)
+    )

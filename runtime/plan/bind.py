@@ -18,7 +18,7 @@ from edgeadapt.kernels import (
     update,
 )
 from edgeadapt.kernels import resize as resizing
-from edgeadapt.kernels.library import Call, Kernel, Library
+from edgeadapt.kernels.library import LANES, Call, Kernel, Library
 from edgeadapt.runtime.plan.ir import Op, Program
 from edgeadapt.runtime.plan.memory import Memory, nowhere
 
@@ -29,7 +29,7 @@ Rule = Callable[[Op, Memory], Arguments]
 def kernel_name(op: Op) -> str:
     """The kernel that computes an operation."""
     if op.kind in ("pack_weights", "conv"):
-        return _spec(op).kernels[op.kind == "conv"]
+        return conv_spec(op).kernels[op.kind == "conv"]
     return "sgd" if op.kind == "update_sgd" else op.kind
 
 
@@ -43,6 +43,7 @@ class Kernels:
 
     def __init__(self, library: Library, level: str) -> None:
         self._library, self._level = library, level
+        self.lanes = LANES[level]  # float32 in a vector
         self._found: dict[str, Kernel] = {}
 
     def find(self, op: Op, arguments: type[Arguments]) -> Kernel:
@@ -91,8 +92,12 @@ def bind(program: Program, kernels: Kernels, memory: Memory, scratch: Sequence[i
 
 def packed_elements(op: Op, program: Program) -> int:
     """How many float32 the engine's order of a convolution's weights takes."""
-    inputs = sum(program.tensors[name].shape[1] for name in _sources(op))
-    return _spec(op).packed_size(inputs, op.attributes["out_channels"][1])
+    return conv_spec(op).packed_size(conv_channels(op, program), op.attributes["out_channels"][1])
+
+
+def conv_channels(op: Op, program: Program) -> int:
+    """Channels of a convolution's input, all sources together."""
+    return sum(program.tensors[name].shape[1] for name in _sources(op))
 
 
 def _numbered(op: Op, prefix: str = "x") -> list[str]:
@@ -108,7 +113,8 @@ def _sources(op: Op) -> list[str]:
     return [op.inputs[role] for role in ("x0", "x1", "x2", "x3") if role in op.inputs]
 
 
-def _spec(op: Op) -> conv.ConvSpec:
+def conv_spec(op: Op) -> conv.ConvSpec:
+    """What kind of convolution an operation is, or packs the weights for."""
     found = op.attributes
     return conv.ConvSpec(
         found["kernel"],
@@ -131,7 +137,7 @@ def _conv(op: Op, memory: Memory) -> Arguments:
     }
     slope = op.attributes.get("mask_slope")
     return conv.conv(
-        _spec(op),
+        conv_spec(op),
         memory.planes(_sources(op)),
         memory.tensor(op.inputs["weight"]),
         memory.plane(op.outputs["y"]),
@@ -144,7 +150,7 @@ def _conv(op: Op, memory: Memory) -> Arguments:
 
 def _pack_weights(op: Op, memory: Memory) -> Arguments:
     weight, packed = memory.tensor(op.inputs["weight"]), memory.tensor(op.outputs["y"])
-    return conv.pack_weights(_spec(op), weight, packed, op.attributes["out_channels"])
+    return conv.pack_weights(conv_spec(op), weight, packed, op.attributes["out_channels"])
 
 
 def _conv_weight_grad(op: Op, memory: Memory) -> Arguments:

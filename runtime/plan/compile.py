@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
-from edgeadapt.runtime.backend import Precision
+from edgeadapt.runtime.backend import EngineOptions, Precision
 from edgeadapt.runtime.plan.algorithm import choose_algorithms
-from edgeadapt.runtime.plan.bind import packed_elements
+from edgeadapt.runtime.plan.bind import Kernels, packed_elements
 from edgeadapt.runtime.plan.fuse import fuse
 from edgeadapt.runtime.plan.ir import Program
 from edgeadapt.runtime.plan.lifetimes import ScratchBytes, no_scratch
@@ -23,11 +23,18 @@ from edgeadapt.runtime.plan.update import update_weights
 
 @dataclass(frozen=True)
 class Target:
-    """What a plan is made for; ``scratch_bytes`` asks the kernels for their working memory."""
+    """What a plan is made for: what is asked for, and the kernels that will run it."""
 
     precision: Precision = "fp32"
     memory_budget: int | None = None  # bytes of the arena
-    scratch_bytes: ScratchBytes = no_scratch
+    scratch_bytes: ScratchBytes = no_scratch  # asks a kernel for its working memory
+    lanes: int = 16  # float32 in a vector
+
+
+def target_of(options: EngineOptions, kernels: Kernels, threads: int) -> Target:
+    """What a user's options and this machine's kernels ask of a plan."""
+    scratch = kernels.scratch_bytes(threads)
+    return Target(options.precision, options.memory_budget, scratch, kernels.lanes)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def compile_graph(
     program = fuse(read(bundle, graph, height, width))
     if target.precision == "bf16":
         program = to_bf16(program)
-    program = pack(choose_algorithms(schedule(program)), packed_elements)
+    program = pack(choose_algorithms(schedule(program), target.lanes), packed_elements)
     if target.memory_budget is not None:
         program = fit(program, target.memory_budget, target.scratch_bytes)
     if step_sizes is not None:
