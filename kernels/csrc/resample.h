@@ -25,15 +25,14 @@ struct Work {
   int64_t left;  // elements of a thread's row before x's first
 };
 
-Shape shape_of(const Resample& job, const Bands& bands) {
+Shape shape_of(const Bands& bands) {
   const bool two = bands.phases == 2, half = bands.phases == 1 && bands.step == 2;
   const int64_t first = bands.first[0], count = bands.count[0];
   if (two && bands.border == Border::nearest && count == 2) return Shape::enlarge_linear;
   if (two && first == 0 && count == 1 && bands.first[1] == 0 && bands.count[1] == 1)
     return Shape::enlarge_pairs;
   if (half && bands.border == Border::mirrored) return Shape::reduce_linear;
-  if (half && first == 0 && count == 2 && 2 * job.y.width <= job.x.width)
-    return Shape::reduce_pairs;
+  if (half && first == 0 && count == 2) return Shape::reduce_pairs;
   return Shape::any;
 }
 
@@ -46,6 +45,7 @@ Mixture<X> next_sources(const Work& work, int64_t channel, int64_t i, int64_t* t
   Mixture<X> mixture;
   mixture.count = 0;
   mixture.width = x.width;
+  mixture.row_stride = x.row_stride;
   for (; *t < bands.count[r] && mixture.count < 4; ++*t) {
     const int64_t source = stand_in(begin + *t, x.height, bands.border);
     if (source < 0) continue;
@@ -208,7 +208,7 @@ void resample(const Resample& job, void* scratch, Team& team) {
   char* behind = memory + bands_bytes(job.rows);
   char* buffers = behind + bands_bytes(job.columns);
   const Bands rows = make_bands(job.rows, memory), columns = make_bands(job.columns, behind);
-  const Work work{job, rows, columns, shape_of(job, columns), reach_left(job.columns)};
+  const Work work{job, rows, columns, shape_of(columns), reach_left(job.columns)};
   const int64_t right = row_length(job.columns, job.x.width, job.y.width) - work.left - 4 * lanes;
   const auto of_float =
       job.y.dtype == F32 ? resample_row<float, float> : resample_row<float, uint16_t>;

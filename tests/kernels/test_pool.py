@@ -120,7 +120,19 @@ def test_a_window_without_a_pixel_is_minus_infinity_and_gives_nothing(call, guar
     assert grad_x.pixels.item() == 2
 
 
-@pytest.mark.parametrize("column", [0, 3, 20, 21])
+@pytest.mark.parametrize("kind", ["max_pool", "avg_pool"])
+def test_nothing_behind_the_last_row_is_touched(call, guards, rng, kind):
+    """AddressSanitizer sees it; otherwise only what is written."""
+    for width in (1, 3, 7, 8, 15, 16, 31, 32, 33):
+        x = guards.copy(rng.standard_normal((1, 1, 1, width)).astype(np.float32))
+        y = guards.empty((1, 1, 1, -(-width // 2)))
+        function = max_pool if kind == "max_pool" else avg_pool
+        arguments = function(PlaneArgs.of(x), PlaneArgs.of(y), kernel=(1, 1), strides=(2, 2))
+        call(kind, arguments)
+        np.testing.assert_array_equal(y, x[..., ::2])
+
+
+@pytest.mark.parametrize("column", [0, 3, 20, 43])
 def test_what_is_not_a_number_wins(call, guards, column):
     values = np.ones((1, 1, 2, 44))
     values[0, 0, 1, column] = np.nan
