@@ -4,7 +4,8 @@
 //
 // A task transforms the input of its squares, channel by channel through the L1 cache, to 16 parts
 // that stay in the L2 cache. Each part is a matrix product, for which conv_tile.h does, a tile of
-// channels and a few vectors of squares at a time; the 16 results are transformed back and finished.
+// channels and a few vectors of squares at a time. Then the 16 results are
+// transformed back and finished.
 #include "conv_finish.h"
 #include "winograd_plan.h"
 
