@@ -133,7 +133,6 @@ class Search:
         while self._above(budget) > 0:
             if not self._pass(budget):
                 return False
-        self._restore_needless(budget)
         return True
 
     def _above(self, budget: int, delta: Profile | int = 0) -> int:
@@ -261,15 +260,3 @@ class Search:
         for name in trial.touched:
             self._schedule.begins[name] = trial.schedule.begins[name]
             self._schedule.uses[name] = trial.schedule.uses[name]
-
-    def _restore_needless(self, budget: int) -> None:
-        """Keep again what later choices made needless to drop; the dearest first."""
-        chosen = [(n, slot) for n, begins in self._schedule.begins.items() for slot in begins[1:]]
-        for name, slot in sorted(chosen, key=lambda c: (-self._values[c[0]].cost, c)):
-            trial = Trial.of(self._schedule)
-            if slot not in self._schedule.begins[name]:
-                continue
-            self._end(trial, name, slot)
-            delta = trial.delta(self._values, len(self._profile))
-            if self._above(budget, delta) <= self._above(budget):
-                self._take(trial)

@@ -6,7 +6,8 @@ shared too, so that a plan which gives away memory too early shows in the result
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ def run(
     tensors share memory as a memory plan has it.
     """
     memory = Memory(program, image, weights, offsets)
-    for op in program.ops:
-        execute(op, program, memory)
+    with _one_thread():
+        for op in program.ops:
+            execute(op, program, memory)
     return {name: memory.read(name) for name in program.outputs}
 
 
@@ -48,6 +50,17 @@ def execute(op: Op, program: Program, memory: Memory) -> None:
         if found != wanted:
             raise ValueError(f"{op.kind} ({op.origin}): {name} is {wanted}, computed {found}")
         memory.write(name, results[role].numpy())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For a program's many small operations, threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Memory:

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ConfigError
+from edgeadapt.runtime.plan.check import check
+from edgeadapt.runtime.plan.compile import Target, compile_graph
 from edgeadapt.runtime.plan.cost import total_flops
 from edgeadapt.runtime.plan.ir import Op
 from edgeadapt.runtime.plan.lifetimes import live_bytes
@@ -101,6 +104,14 @@ def test_what_it_cannot_do_it_says_with_the_numbers():
     assert arena(fit(program, least * 2**20)) <= least * 2**20
 
 
+def test_it_names_what_can_be_reached_however_small_the_budget():
+    program = compile_graph(open_bundle("default"), "adapt.heads.onnx", 720, 1280, Target()).program
+    with pytest.raises(ConfigError) as error:
+        fit(program, arena(program) // 3)
+    least, without = map(int, re.findall(r"needs (\d+) MiB.*?(\d+) MiB", str(error.value))[0])
+    assert least <= 0.95 * without
+
+
 def wide(b, name):
     return b.tensor(name, (1, 1, 64, 64))
 
@@ -165,6 +176,28 @@ def test_views_of_what_is_computed_again_follow_it():
     assert_same(program, fit(program, plane(4)), {"w": np.arange(4096.0).reshape(1, 1, 64, 64)})
 
 
+@pytest.mark.parametrize("planes", [5, 6, 7])
+def test_a_half_written_tensor_is_not_completed_too_early(planes):
+    # After something large its first half is read, and its second half made from what comes of it.
+    builder = hill()
+    builder.tensor("whole", (1, 2, 64, 64))
+    halves = [builder.view(f"half{i}", "whole", (1, 1, 64, 64), offset=4096 * i) for i in (0, 1)]
+    builder.pointwise(halves[0], ADD, "c", "w")
+    builder.ops.insert(0, builder.ops.pop())
+    builder.pointwise(wide(builder, "later"), ADD, halves[0], "y")
+    builder.pointwise(halves[1], ADD, "later", "c")
+    builder.tensor("z", (1, 2, 64, 64))
+    builder.pointwise("z", ADD, "whole", "whole")
+    program = builder.program("z", "total", "a.max", "b.max")
+    try:
+        fitted = fit(program, plane(planes))
+    except ConfigError:
+        assert planes < 7
+    else:
+        check(fitted)
+        assert_same(program, fitted, {"w": np.arange(4096.0).reshape(1, 1, 64, 64)})
+
+
 def test_outputs_and_sums_are_kept():
     program = training_step(size=SIZE)
     kept = replace(program, outputs=(*program.outputs, "s0.0.h0"))
@@ -174,3 +207,34 @@ def test_outputs_and_sums_are_kept():
     for kind in ("conv_weight_grad", "update_sgd", "l1_loss"):
         assert counts[kind] == Counter(op.kind for op in kept.ops)[kind]
     assert_same(kept, fitted, random_weights(kept))
+
+
+@pytest.fixture(scope="module")
+def deblurring():
+    """A step of the bundled network as the engine would run it, an image, and its weights."""
+    bundle = open_bundle("default")
+    program = compile_graph(bundle, "adapt.all.onnx", 48, 64, Target()).program
+    flat = bundle.weights()
+    weights = {
+        t.name: flat[t.offset : t.offset + t.size].reshape(t.shape)
+        for t in program.tensors.values()
+        if t.storage == "weights"
+    }
+    return program, np.random.default_rng(0).uniform(-1, 1, (1, 3, 48, 64)), weights
+
+
+@pytest.mark.parametrize("percent", [100, 60, 30])
+def test_the_bundled_network_gives_the_same_bits_in_less_memory(deblurring, percent):
+    program, image, weights = deblurring
+    placement = place(program, some_scratch)
+    assert placement.arena_bytes <= 1.03 * placement.lower_bound_bytes
+    budget = placement.arena_bytes * percent // 100
+    fitted = fit(program, budget, some_scratch)
+    check(fitted)
+    assert total_flops(fitted) <= {100: 1.0, 60: 1.08, 30: 1.25}[percent] * total_flops(program)
+    expected = run(program, image, weights)
+    found = run(fitted, image, weights, place(fitted, some_scratch).offsets)
+    assert len(expected) > 90
+    for name, values in expected.items():
+        assert np.isfinite(values).all()
+        np.testing.assert_array_equal(found[name], values)
