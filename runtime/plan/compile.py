@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
+from edgeadapt.errors import ConfigError
 from edgeadapt.runtime.backend import EngineOptions, Precision
 from edgeadapt.runtime.plan.algorithm import choose_algorithms
 from edgeadapt.runtime.plan.bind import Kernels, packed_elements
+from edgeadapt.runtime.plan.cost import total_flops
 from edgeadapt.runtime.plan.fuse import fuse
 from edgeadapt.runtime.plan.ir import Program
-from edgeadapt.runtime.plan.lifetimes import ScratchBytes, no_scratch
+from edgeadapt.runtime.plan.lifetimes import ScratchBytes, live_bytes, no_scratch
 from edgeadapt.runtime.plan.pack import pack
 from edgeadapt.runtime.plan.place import Placement, place
 from edgeadapt.runtime.plan.precision import to_bf16
@@ -19,6 +21,12 @@ from edgeadapt.runtime.plan.read import read
 from edgeadapt.runtime.plan.remat import fit
 from edgeadapt.runtime.plan.schedule import schedule
 from edgeadapt.runtime.plan.update import update_weights
+
+# Without a budget a plan may take this much. Of one that needs more, half is computed again instead
+# of kept, if that is at most a few percent of the work: devices have little memory, and bandwidth
+# is what they lack most.
+LITTLE_BYTES = 512 * 2**20
+CHEAP_WORK = 1.12
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,25 @@ def compile_graph(
     if target.precision == "bf16":
         program = to_bf16(program)
     program = pack(choose_algorithms(schedule(program), target.lanes), packed_elements)
-    if target.memory_budget is not None:
-        program = fit(program, target.memory_budget, target.scratch_bytes)
+    program = _economise(program, target)
     if step_sizes is not None:
         program = update_weights(program, step_sizes)
     return Plan(program, place(program, target.scratch_bytes))
+
+
+def _economise(program: Program, target: Target) -> Program:
+    """Meet the budget; without one, halve what is much where that is cheap."""
+    if target.memory_budget is not None:
+        return fit(program, target.memory_budget, target.scratch_bytes)
+    needed = max(live_bytes(program, target.scratch_bytes))
+    if needed <= LITTLE_BYTES:
+        return program
+    try:
+        smaller = fit(program, max(needed // 2, LITTLE_BYTES), target.scratch_bytes)
+    except ConfigError:  # a plan that keeps next to nothing: there is nothing to drop
+        return program
+    dear = total_flops(smaller) > CHEAP_WORK * total_flops(program)
+    return program if dear else smaller
 
 
 def check_rules(bundle: Bundle) -> None:

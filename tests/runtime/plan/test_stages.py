@@ -10,12 +10,14 @@ from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.plan.algorithm import choose_algorithms
 from edgeadapt.runtime.plan.bind import packed_elements
 from edgeadapt.runtime.plan.check import check
+from edgeadapt.runtime.plan.compile import CHEAP_WORK, LITTLE_BYTES, Target, compile_graph
+from edgeadapt.runtime.plan.cost import total_flops
 from edgeadapt.runtime.plan.fuse import fuse
 from edgeadapt.runtime.plan.ir import Program
 from edgeadapt.runtime.plan.pack import pack
 from edgeadapt.runtime.plan.precision import to_bf16
 from edgeadapt.runtime.plan.read import read
-from edgeadapt.runtime.plan.schedule import schedule
+from edgeadapt.runtime.plan.schedule import peak_bytes, schedule
 from edgeadapt.runtime.plan.update import update_weights
 from support.fusing import kinds
 
@@ -131,3 +133,26 @@ def test_packed_weights_have_room_for_what_the_kernel_writes(program: Program) -
             products = 16 / 9 if op.attributes.get("algorithm") == "winograd" else 1.0
             size = result.tensors[op.outputs["y"]].size
             assert size == pytest.approx(share * products * np.prod(weight.shape))
+
+
+def test_without_a_budget_much_is_halved_where_that_is_cheap(bundle: Bundle) -> None:
+    graph = bundle.scope("all").graph
+    whole = schedule(fuse(read(bundle, graph, 720, 1280)))
+    plan = compile_graph(bundle, graph, 720, 1280, Target())
+    assert LITTLE_BYTES < plan.placement.arena_bytes <= peak_bytes(whole) // 2
+    assert total_flops(whole) < total_flops(plan.program) <= CHEAP_WORK * total_flops(whole)
+
+
+def test_without_a_budget_little_is_left_alone(bundle: Bundle) -> None:
+    graph = bundle.scope("all").graph
+    whole = schedule(fuse(read(bundle, graph, 256, 256)))
+    plan = compile_graph(bundle, graph, 256, 256, Target())
+    assert plan.placement.arena_bytes < LITTLE_BYTES
+    assert kinds(plan.program)["conv"] == kinds(whole)["conv"]
+
+
+def test_what_would_be_dear_is_kept(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeadapt.runtime.plan.compile.CHEAP_WORK", 1.01)
+    graph = bundle.scope("all").graph
+    plan = compile_graph(bundle, graph, 720, 1280, Target())
+    assert plan.placement.arena_bytes > 2 * LITTLE_BYTES
