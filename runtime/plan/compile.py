@@ -27,6 +27,7 @@ from edgeadapt.runtime.plan.update import update_weights
 # is what they lack most.
 LITTLE_BYTES = 512 * 2**20
 CHEAP_WORK = 1.12
+MOST_BYTES = 6 * 2**30  # what a device with 8 GB has left: above that, any recomputation is cheap
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ def _economise(program: Program, target: Target) -> Program:
     needed = max(live_bytes(program, target.scratch_bytes))
     if needed <= LITTLE_BYTES:
         return program
+    budget = min(max(needed // 2, LITTLE_BYTES), MOST_BYTES)
     try:
-        smaller = fit(program, max(needed // 2, LITTLE_BYTES), target.scratch_bytes)
+        smaller = fit(program, budget, target.scratch_bytes)
     except ConfigError:  # a plan that keeps next to nothing: there is nothing to drop
         return program
-    dear = total_flops(smaller) > CHEAP_WORK * total_flops(program)
+    dear = needed <= MOST_BYTES and total_flops(smaller) > CHEAP_WORK * total_flops(program)
     return program if dear else smaller
 
 
