@@ -22,15 +22,15 @@ namespace EA_LEVEL {
 namespace {
 
 static void find_offsets(const Plan& plan, int64_t* offsets) {
-  for (int64_t c = 0; c < plan.ci; c++) {
-    for (int64_t u = 0; u < plan.taps_down(); u++) {
-      for (int64_t v = 0; v < plan.right.taps; v++) {
-        const int64_t phase = u % plan.down.period * plan.right.phases() + v % plan.right.period;
-        *offsets++ = (c * plan.planes() + phase) * plan.x_plane +
-                     plan.down.shift(u) * plan.pitch + plan.right.shift(v);
-      }
+  int64_t* to = offsets;
+  for (int64_t u = 0; u < plan.taps_down(); u++) {
+    for (int64_t v = 0; v < plan.right.taps; v++) {
+      const int64_t phase = u % plan.down.period * plan.right.phases() + v % plan.right.period;
+      *to++ = phase * plan.x_plane + plan.down.shift(u) * plan.pitch + plan.right.shift(v);
     }
   }
+  const int64_t taps = to - offsets, channel = plan.planes() * plan.x_plane;
+  for (int64_t i = taps; i < plan.streams; i++) offsets[i] = offsets[i - taps] + channel;
 }
 
 // The sums of the part's m-th layer.

@@ -26,6 +26,7 @@ namespace {
 
 constexpr int64_t line = cache_line;
 constexpr int64_t ahead_runs = 4096;  // of the next block; more is not fetched ahead
+constexpr int64_t most_combined = 240;  // sums of a layer that are combined at once
 
 // Whether dot() is one instruction; if not, bfloat16 is packed as float32.
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
@@ -90,7 +91,8 @@ struct Plan {
     co = out_channels / a.group;
     // Of fewer channels there is less to multiply than to transform.
     winograd = !half && down.taps == 3 && down.stride == 1 && down.dilation == 1 &&
-               right.stride == 1 && a.grad_y.height > rows_per_group && ci * co >= 16;
+               right.stride == 1 && right.taps <= 16 && a.grad_y.height > rows_per_group &&
+               ci * co >= 16;
     layers = winograd ? layer_count : 1;
     group_rows = winograd ? rows_per_group : 1;
     streams = ci * taps_down() * right.taps;

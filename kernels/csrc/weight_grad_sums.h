@@ -7,26 +7,31 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
+// Adds the elements to `sums` as vectors, what is left over to `rest`.
 template <class T>
-static float sum_elements(const T* p, int64_t count) {
-  Vec sums = {};
+static void sum_elements(const T* p, int64_t count, Vec& sums, float& rest) {
+  Vec a = {}, b = {};
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) sums += load_any(p + i);
-  float sum = 0;
-  for (; i < count; i++) sum += load_one(p + i);
-  return sum + add_lanes(sums);
+  for (; i + 2 * lanes <= count; i += 2 * lanes) {
+    a += load_any(p + i);
+    b += load_any(p + i + lanes);
+  }
+  sums += a + b;
+  for (; i < count; i++) rest += load_one(p + i);
 }
 
 static float sum_pixels(const Plane* sources, int64_t channel, Range rows, Range columns) {
   const int64_t begin = columns.begin, count = columns.size();
-  float sum = 0;
+  Vec sums = {};
+  float rest = 0;
   for (int64_t y = rows.begin; y < rows.end; y++) {
     const Row row = find_row(sources, channel, y);
-    sum += row.dtype == F32
-               ? sum_elements(static_cast<const float*>(row.data) + begin, count)
-               : sum_elements(static_cast<const uint16_t*>(row.data) + begin, count);
+    if (row.dtype == F32)
+      sum_elements(static_cast<const float*>(row.data) + begin, count, sums, rest);
+    else
+      sum_elements(static_cast<const uint16_t*>(row.data) + begin, count, sums, rest);
   }
-  return sum;
+  return rest + add_lanes(sums);
 }
 
 // The inputs that a range of outputs accounts for, such that each is accounted for once.
@@ -59,33 +64,52 @@ static void sum_bias(const Plan& plan, const ConvWeightGradArgs& a, const Part& 
 // Slices follow each other in `sums`, `apart` elements apart.
 static void add_slices(float* to, const float* sums, int64_t slices, int64_t apart, Range range,
                        bool add) {
-  for (int64_t i = range.begin; i < range.end; i++) {
+  int64_t i = range.begin;
+  for (; i + lanes <= range.end; i += lanes) {
+    Vec sum = load(sums + i);
+    for (int64_t s = 1; s < slices; s++) sum += load(sums + s * apart + i);
+    store(to + i, add ? load(to + i) + sum : sum);
+  }
+  for (; i < range.end; i++) {
     float sum = sums[i];
     for (int64_t s = 1; s < slices; s++) sum += sums[s * apart + i];
     add_to(to[i], sum, add);
   }
 }
 
+// rows[u] holds what row u of every kernel in turn gets; `columns` to a row, `pairs` kernels.
+EA_INLINE void place_rows(float* weight, const float (*rows)[most_combined], int64_t columns,
+                          int64_t pairs, bool add) {
+  for (int64_t p = 0; p < pairs; p++) {
+    for (int64_t u = 0; u < 3; u++) {
+      for (int64_t v = 0; v < columns; v++) add_to(*weight++, rows[u][p * columns + v], add);
+    }
+  }
+}
+
 // The same for sums of layers: range counts pairs of an output and an input channel.
 static void combine_layers(const Plan& plan, float* weight, const float* sums, Range range,
                            bool add) {
-  constexpr int64_t most = 240;
-  float layers[layer_count][most];
-  const int64_t columns = plan.right.taps;
-  const int64_t begin = range.begin * columns, end = range.end * columns;
-  for (int64_t i = begin; i < end; i += most) {
-    const int64_t count = smaller(most, end - i);
+  float layers[layer_count][most_combined], rows[3][most_combined];
+  const int64_t columns = plan.right.taps, most = most_combined / columns;
+  for (int64_t pair = range.begin; pair < range.end; pair += most) {
+    const int64_t pairs = smaller(most, range.end - pair), count = pairs * columns;
     for (int64_t m = 0; m < layer_count; m++)
-      add_slices(layers[m], sums + m * plan.weights + i, plan.slices.parts, plan.sums(), {0, count},
-                 false);
+      add_slices(layers[m], sums + m * plan.weights + pair * columns, plan.slices.parts,
+                 plan.sums(), {0, count}, false);
     for (int64_t u = 0; u < 3; u++) {
       const float* factors = combination.of[u];
       for (int64_t k = 0; k < count; k++) {
         float sum = factors[0] * layers[0][k];
         for (int64_t m = 1; m < layer_count; m++) sum += factors[m] * layers[m][k];
-        add_to(weight[((i + k) / columns * 3 + u) * columns + (i + k) % columns], sum, add);
+        rows[u][k] = sum;
       }
     }
+    float* to = weight + pair * 3 * columns;
+    if (columns == 3)
+      place_rows(to, rows, 3, pairs, add);
+    else
+      place_rows(to, rows, columns, pairs, add);
   }
 }
 

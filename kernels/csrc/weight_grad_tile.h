@@ -172,12 +172,16 @@ static void all_tiles(const Pixels<T>& pixels, const T* grad, int64_t grad_pitch
   const Split across(channels, most_channels);
   for (int64_t a = 0; a < across.parts; a++) {
     const int64_t o = across.begin(a), wide = across.begin(a + 1) - o;
+    // There are many calls, and to divide for each would take as long as its last sums: first the
+    // tiles of one more stream.
     const Split along(streams, most_streams[wide - 1]);
-    for (int64_t b = 0; b < along.parts; b++) {
-      const int64_t s = along.begin(b);
-      find_tile<T>(wide, along.begin(b + 1) - s)(pixels, grad + o * grad_pitch, grad_pitch, x,
-                                                 offsets + s, ahead.take(pixels.rows),
-                                                 out + o * out_pitch + s, out_pitch, add);
+    const int64_t least = streams / along.parts, wider = streams % along.parts * (least + 1);
+    for (int64_t s = 0; s < streams;) {
+      const int64_t end = s < wider ? wider : streams, step = s < wider ? least + 1 : least;
+      const Tile<T> run = find_tile<T>(wide, step);
+      for (; s < end; s += step)
+        run(pixels, grad + o * grad_pitch, grad_pitch, x, offsets + s, ahead.take(pixels.rows),
+            out + o * out_pitch + s, out_pitch, add);
     }
   }
 }
