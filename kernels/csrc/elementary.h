@@ -19,8 +19,8 @@ EA_INLINE Vec with_sign(Vec x, Vec sign) {
 }
 
 // What is not a number stays so, whichever operand it is.
-EA_INLINE Vec maximum(Vec a, Vec b) { return (a > b) | (a != a) ? a : b; }
-EA_INLINE Vec minimum(Vec a, Vec b) { return (a < b) | (a != a) ? a : b; }
+EA_INLINE Vec maximum(Vec a, Vec b) { return ((a > b) | (a != a)) ? a : b; }
+EA_INLINE Vec minimum(Vec a, Vec b) { return ((a < b) | (a != a)) ? a : b; }
 
 EA_INLINE Vec square_root(Vec x) {
 #if defined(__AVX512F__)

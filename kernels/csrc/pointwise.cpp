@@ -75,9 +75,8 @@ EA_INLINE Vec truth(VecInt mask) { return (Vec)(mask & 0x3f800000); }
 template <class F>
 EA_INLINE void each_scalar(float* y, const Values* v, int64_t count, F f) {
   each(y, v, count, [&](Vec x) {
-    Vec result;
-    for (int i = 0; i < lanes; ++i) result[i] = f(x[i]);
-    return result;
+    for (int i = 0; i < lanes; ++i) x[i] = f(x[i]);
+    return x;
   });
 }
 
@@ -108,9 +107,8 @@ static void apply_one(int64_t function, float* y, const Values* v, int64_t n) {
 
 static void apply_power(float* y, const Values* v, int64_t n) {
   each_pair(y, v, n, [](Vec a, Vec b) {
-    Vec result;
-    for (int i = 0; i < lanes; ++i) result[i] = __builtin_powf(a[i], b[i]);
-    return result;
+    for (int i = 0; i < lanes; ++i) a[i] = __builtin_powf(a[i], b[i]);
+    return a;
   });
 }
 
