@@ -21,6 +21,8 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
+constexpr int64_t shared_channels = 8;  // of x, that one task packs for all
+
 static void find_offsets(const Plan& plan, int64_t* offsets) {
   int64_t* to = offsets;
   for (int64_t u = 0; u < plan.taps_down(); u++) {
@@ -50,35 +52,61 @@ static void multiply(const Plan& plan, const Part& part, const Pixels<T>& pixels
   }
 }
 
-static void pack(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
-                 const Block& block, const Packed<uint16_t>& packed, bool add) {
-  pack_x(plan, a, part, block, packed);
-  pack_grad(plan, a, part, block, packed);
-  sum_bias(plan, a, part, block, add);
+static void pack_inputs(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
+                        const Block& block, uint16_t* x) {
+  pack_x(plan, a, part, block, x);
 }
 
-static void pack(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
-                 const Block& block, const Packed<float>& packed, bool add) {
-  if (plan.winograd) {
-    transform_x(plan, a, part, block, packed);
+static void pack_inputs(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
+                        const Block& block, float* x) {
+  if (plan.winograd)
+    transform_x(plan, a, part, block, x);
+  else
+    pack_x(plan, a, part, block, x);
+}
+
+static void pack_outputs(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
+                         const Block& block, const Packed<uint16_t>& packed, bool) {
+  pack_grad(plan, a, part, block, packed);
+}
+
+static void pack_outputs(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
+                         const Block& block, const Packed<float>& packed, bool add) {
+  if (plan.winograd)
     transform_grad(plan, a, part, block, packed, add);
-  } else {
-    pack_x(plan, a, part, block, packed);
+  else
     pack_grad(plan, a, part, block, packed);
-  }
-  sum_bias(plan, a, part, block, add);
+}
+
+// Channels [task, task + 1) * shared_channels of one block, to where all threads read them.
+template <class T>
+static void pack_shared(const Plan& plan, const ConvWeightGradArgs& a, int64_t task, char* shared) {
+  const int64_t block = task % plan.blocks();
+  Part part;
+  part.pairs = {0, plan.pairs.count};
+  part.inputs.begin = task / plan.blocks() * shared_channels;
+  part.inputs.end = smaller(part.inputs.begin + shared_channels, plan.in_channels);
+  T* x = reinterpret_cast<T*>(shared + block * plan.x_bytes());
+  x += part.inputs.begin * plan.planes() * plan.x_plane;
+  pack_inputs(plan, a, part, find_block(plan, block), x);
 }
 
 template <class T>
 static void work_off(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
-                     const Part& next, char* memory) {
-  const Packed<T> packed(plan, memory);
+                     const Part& next, char* memory, char* shared) {
+  Packed<T> packed(plan, memory);
   Ahead ahead(packed.runs, ahead_runs, plan.block_rows(), packed.x);
   find_offsets(plan, packed.offsets);
   for (int64_t b = part.blocks.begin; b < part.blocks.end; b++) {
     const Block block = find_block(plan, b);
     const bool add = b != part.blocks.begin;
-    pack(plan, a, part, block, packed, add);
+    if (plan.shared)
+      packed.x = reinterpret_cast<T*>(shared + b * plan.x_bytes()) +
+                 2 * part.pairs.begin * plan.x_layer();
+    else
+      pack_inputs(plan, a, part, block, packed.x);
+    pack_outputs(plan, a, part, block, packed, add);
+    sum_bias(plan, a, part, block, add);
     Pixels<T> pixels{block.rows.size(), divide_up(block.columns.size(), plan.vector()), plan.pitch};
     if (plan.flat) pixels = {1, divide_up(block.rows.size() * plan.pitch, plan.vector()), 0};
     ahead.clear();
@@ -113,7 +141,15 @@ void conv_weight_grad(const void* arguments, Team& team) {
   const ConvWeightGradArgs& a = *static_cast<const ConvWeightGradArgs*>(arguments);
   const Plan plan(a);
   char* memory = static_cast<char*>(a.scratch);
-  float* sums = reinterpret_cast<float*>(memory + team.size() * plan.thread_bytes());
+  char* shared = memory + team.size() * plan.thread_bytes();
+  float* sums = reinterpret_cast<float*>(shared + plan.shared_bytes());
+  if (plan.shared) {
+    const int64_t parts = divide_up(plan.in_channels, shared_channels);
+    parallel(team, plan.blocks() * parts, [&](int64_t task, int64_t) {
+      plan.half ? pack_shared<uint16_t>(plan, a, task, shared)
+                : pack_shared<float>(plan, a, task, shared);
+    });
+  }
   const int64_t tasks = plan.slices.parts * plan.chunks.parts * plan.pairs.parts;
   parallel(team, tasks, [&](int64_t task, int64_t thread) {
     const Part part = find_part(plan, a, task, sums);
@@ -121,9 +157,9 @@ void conv_weight_grad(const void* arguments, Team& team) {
     const Part next = find_part(plan, a, smaller(task + team.size(), tasks - 1), sums);
     char* own = memory + thread * plan.thread_bytes();
     if (plan.half)
-      work_off<uint16_t>(plan, a, part, next, own);
+      work_off<uint16_t>(plan, a, part, next, own, shared);
     else
-      work_off<float>(plan, a, part, next, own);
+      work_off<float>(plan, a, part, next, own, shared);
   });
   const int64_t slices = plan.slices.parts, apart = plan.sums();
   const int64_t unit = plan.winograd ? plan.right.taps : 1;  // sums that are added together
@@ -142,7 +178,7 @@ void conv_weight_grad(const void* arguments, Team& team) {
 
 int64_t conv_weight_grad_scratch(const void* arguments, int64_t threads) {
   const Plan plan(*static_cast<const ConvWeightGradArgs*>(arguments));
-  return threads * plan.thread_bytes() + plan.slices.parts * plan.sums() * 4;
+  return threads * plan.thread_bytes() + plan.shared_bytes() + plan.slices.parts * plan.sums() * 4;
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
-// Working memory of one thread.
+// Working memory of one thread; x may be elsewhere.
 template <class T>
 struct Packed {
   int64_t* offsets;  // of each stream, from the first channel of its group
@@ -17,8 +17,8 @@ struct Packed {
   const char** runs;  // of the next block
   Packed(const Plan& plan, char* memory) {
     offsets = reinterpret_cast<int64_t*>(memory);
-    x = reinterpret_cast<T*>(memory + plan.offsets_bytes());
-    grad = reinterpret_cast<T*>(memory + plan.offsets_bytes() + plan.x_bytes());
+    grad = reinterpret_cast<T*>(memory + plan.offsets_bytes());
+    x = reinterpret_cast<T*>(memory + plan.offsets_bytes() + plan.grad_bytes());
     runs = reinterpret_cast<const char**>(memory + plan.thread_bytes() - plan.ahead_bytes());
   }
 };
@@ -108,11 +108,10 @@ static void pack_plane(T* to, const Plan& plan, int64_t size, const Plane* sourc
 
 template <class T>
 static void pack_x(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
-                   const Block& block, const Packed<T>& packed) {
+                   const Block& block, T* to) {
   const int64_t overhang = plan.right.overhang(), columns = block.columns.size();
   const int64_t row = block.rows.begin * plan.group_rows, column = block.columns.begin;
   const bool both = plan.right.stride == 2 && plan.right.phases() == 2;
-  T* to = packed.x;
   for (int64_t c = part.inputs.begin; c < part.inputs.end; c++) {
     for (int64_t u = 0; u < plan.down.phases(); u++) {
       Region region{plan.down.first(row) + plan.down.phase_begin(u),
@@ -171,7 +170,7 @@ static float pack_layers(float* to, int64_t layer_pitch, int64_t plane, const Pl
 }
 
 static void transform_x(const Plan& plan, const ConvWeightGradArgs& a, const Part& part,
-                        const Block& block, const Packed<float>& packed) {
+                        const Block& block, float* to) {
   const int64_t overhang = plan.right.overhang(), columns = block.columns.size();
   const Region region{plan.down.first(block.rows.begin * plan.group_rows),
                       1,
@@ -182,7 +181,6 @@ static void transform_x(const Plan& plan, const ConvWeightGradArgs& a, const Par
                       filled_columns(plan, columns, overhang)};
   const Plane* image = a.x;
   int64_t channel = part.inputs.begin;
-  float* to = packed.x;
   for (int64_t c = part.inputs.begin; c < part.inputs.end; c++, channel++, to += plan.x_plane) {
     while (channel >= image->channels) channel -= image++->channels;
     const auto pack = image->dtype == F32 ? pack_layers<float, true> : pack_layers<uint16_t, true>;
@@ -213,6 +211,7 @@ static void look_ahead(const Plan& plan, const ConvWeightGradArgs& a, const Part
   const Range columns{plan.right.first(left), plan.right.first(right - 1) + plan.right.reach()};
   int64_t c = -part.inputs.begin;
   for (const Plane& x : a.x) {
+    if (plan.shared) break;
     for (int64_t i = larger(0, -c); i < x.channels && c + i < part.inputs.size(); i++)
       ahead.add_channel(x, i, rows.begin, rows.end, columns.begin, columns.end, run_bytes);
     c += x.channels;

@@ -26,6 +26,7 @@ namespace {
 
 constexpr int64_t line = cache_line;
 constexpr int64_t ahead_runs = 4096;  // of the next block; more is not fetched ahead
+constexpr int64_t most_shared = 1 << 20;  // bytes of x for which larger blocks are worth it
 constexpr int64_t most_combined = 240;  // sums of a layer that are combined at once
 
 // Whether dot() is one instruction; if not, bfloat16 is packed as float32.
@@ -78,6 +79,7 @@ struct Plan {
   Split slices{1, 1};           // of the blocks; each has its own sums
   Split chunks{1, 1};           // of the output channels, or of the groups if there are several
   Split pairs{1, 1};            // of the pairs of layers
+  bool shared;  // all blocks of x are packed beforehand, since several chunks read them
 
   explicit Plan(const ConvWeightGradArgs& a) : down(a, 0), right(a, 1) {
     in_channels = 0;
@@ -98,8 +100,12 @@ struct Plan {
     streams = ci * taps_down() * right.taps;
     weights = out_channels * streams;
     biases = a.bias_of == BIAS_X ? in_channels : a.bias_of == BIAS_GRAD_Y ? out_channels : 0;
-    cut_blocks(divide_up(a.grad_y.height, group_rows), a.grad_y.width);
+    const int64_t groups = divide_up(a.grad_y.height, group_rows);
+    const int64_t by_chunks = winograd ? 8 : divide_up(8, most_chunks(a.group));
+    cut_blocks(groups, a.grad_y.width, by_chunks);
+    if (blocks() * x_bytes() > most_shared) cut_blocks(groups, a.grad_y.width, 8);
     cut_work(a.group);
+    shared = chunks.parts > 1 && a.group == 1;
   }
 
   int64_t element() const { return half ? 2 : 4; }
@@ -118,14 +124,16 @@ struct Plan {
   int64_t grad_bytes() const { return round_up(layers * grad_layer() * element(), line); }
   int64_t ahead_bytes() const { return round_up((ahead_runs + block_rows()) * 8, line); }
   int64_t thread_bytes() const {
-    return offsets_bytes() + x_bytes() + grad_bytes() + ahead_bytes();
+    return offsets_bytes() + (shared ? 0 : x_bytes()) + grad_bytes() + ahead_bytes();
   }
+  int64_t shared_bytes() const { return shared ? blocks() * x_bytes() : 0; }
   int64_t chunk_channels() const { return divide_up(chunks.count, chunks.parts) * unit(); }
   int64_t unit() const { return out_channels / chunks.count; }  // channels that stay together
 
  private:
-  // Blocks are large, to have few halos and few foldings of sums, but fit the L2 cache.
-  void cut_blocks(int64_t groups, int64_t width) {
+  // Blocks are large, to have few halos and few foldings of sums, but fit the L2 cache. A small
+  // image is cut further, into `least_blocks`, so that there is work for several threads.
+  void cut_blocks(int64_t groups, int64_t width, int64_t least_blocks) {
     const int64_t cache = 400 << 10;
     const int64_t pixel_bytes = element() * (in_channels * planes() * 5 / 4 + out_channels);
     // Of transformed rows a call of a tile sees a quarter, and layers need the cache one by one.
@@ -134,8 +142,7 @@ struct Plan {
     const int64_t widest = area > 2048 ? 256 : area > 1024 ? 192 : 128;
     column_blocks = Split(width, width < 2 * widest ? 2 * widest : widest);
     const int64_t columns = divide_up(width, column_blocks.parts);
-    // A small image is cut further, so that there is work for several threads.
-    const int64_t enough = divide_up(groups * column_blocks.parts, 8);
+    const int64_t enough = divide_up(groups * column_blocks.parts, least_blocks);
     const int64_t group_area = columns * group_rows;
     int64_t rows = clamp(area / group_area, 1, groups);
     rows = smaller(rows, larger(enough, divide_up(least, group_area)));
@@ -157,13 +164,19 @@ struct Plan {
     return (divide_up(elements * element(), line) | 1) * line / element();
   }
 
-  // At least eight tasks, if that is possible without packing everything several times.
+  int64_t most_chunks(int64_t group) const {
+    return clamp(group > 1 ? group : out_channels / 8, 1, 8);
+  }
+
+  // At least eight tasks, if that is possible without chunks of few channels.
   void cut_work(int64_t group) {
     slices = Split(blocks(), divide_up(blocks(), layers * weights > (16 << 10) ? 8 : 16));
-    chunks = group == 1 ? Split(out_channels, out_channels) : Split(group, group);
-    if (winograd) pairs = Split(3, slices.parts < 8 ? 1 : 3);
-    const int64_t wanted = smaller(8 / (slices.parts * pairs.parts), out_channels / 8);
-    if (wanted > 1) chunks = Split(chunks.count, divide_up(chunks.count, wanted));
+    const int64_t units = group > 1                       ? group
+                          : out_channels % most_channels ? out_channels
+                                                         : out_channels / most_channels;
+    const int64_t wanted = divide_up(8, slices.parts), possible = most_chunks(group);
+    if (winograd) pairs = Split(3, slices.parts * possible < 8 ? 1 : 3);
+    chunks = Split(units, divide_up(units, clamp(wanted, 1, possible)));
   }
 };
 
