@@ -68,6 +68,23 @@ static void clear_end(T* plane, int64_t used, int64_t size) {
   __builtin_memset(plane + used, 0, (size - used) * sizeof(T));
 }
 
+// Bits as they are, with no call: rows are short.
+static void copy_bits(uint16_t* to, const uint16_t* from, int64_t count) {
+  constexpr int64_t wide = 2 * lanes;
+  if (count < wide) {
+    for (int64_t i = 0; i < count; i++) to[i] = from[i];
+    return;
+  }
+  const auto copy = [=](int64_t i) {
+    const VecInt v = load_pixels(from + i);
+    __builtin_memcpy(to + i, &v, sizeof v);
+  };
+  copy(0);
+  for (int64_t i = (sizeof(VecInt) - (uintptr_t)to % sizeof(VecInt)) / 2; i + wide <= count; i += wide) copy(i);
+  copy(count - wide);
+}
+static void copy_bits(float*, const uint16_t*, int64_t) {}
+
 // Columns left + i * step of a row, i < columns.
 template <class T>
 static void fill_phase(T* to, Row row, int64_t left, int64_t columns, int64_t step) {
@@ -77,7 +94,7 @@ static void fill_phase(T* to, Row row, int64_t left, int64_t columns, int64_t st
   clear(to + span.end, columns - span.end);
   if (count <= 0) return;
   if (step == 1 && sizeof(T) == 2 && row.dtype == BF16)  // no detour by float32
-    __builtin_memcpy(to + span.begin, static_cast<const T*>(row.data) + first, count * sizeof(T));
+    copy_bits(to + span.begin, static_cast<const uint16_t*>(row.data) + first, count);
   else if (row.dtype == F32)
     copy_elements(to + span.begin, static_cast<const float*>(row.data) + first, count, step);
   else

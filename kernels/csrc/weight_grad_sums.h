@@ -7,14 +7,25 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
+EA_INLINE Vec add_pixels(Vec sum, const float* p) { return sum + load(p); }
+EA_INLINE Vec add_pixels(Vec sum, const uint16_t* p) {
+  if constexpr (native_bf16) return dot(sum, load_pixels(p), VecInt{} + 0x3f803f80);  // times one
+  return sum + (load_any(p) + load_any(p + lanes));
+}
+
 // Adds the elements to `sums` as vectors, what is left over to `rest`.
 template <class T>
 static void sum_elements(const T* p, int64_t count, Vec& sums, float& rest) {
+  constexpr int64_t step = pixels_per_vector<T>;
   Vec a = {}, b = {};
   int64_t i = 0;
-  for (; i + 2 * lanes <= count; i += 2 * lanes) {
-    a += load_any(p + i);
-    b += load_any(p + i + lanes);
+  for (; i + 2 * step <= count; i += 2 * step) {
+    a = add_pixels(a, p + i);
+    b = add_pixels(b, p + i + step);
+  }
+  if (i + step <= count) {
+    a = add_pixels(a, p + i);
+    i += step;
   }
   sums += a + b;
   for (; i < count; i++) rest += load_one(p + i);
