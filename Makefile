@@ -60,7 +60,8 @@ check-aarch64: .venv/tests-installed
 	.venv/bin/python tools/check_kernels.py aarch64 $(PYTEST_ARGS)
 
 bench: .venv/tests-installed
-	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" -p no:xdist $(PYTEST_ARGS)
+	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" -p no:xdist \
+		--benchmark-group-by=func --benchmark-columns=min,median,iqr,rounds $(PYTEST_ARGS)
 
 clean:
 	rm -rf .venv .venv-demo .view build dist demo *.egg-info kernels/_native.so*

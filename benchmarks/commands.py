@@ -6,6 +6,7 @@ import click
 
 from edgeadapt.benchmarks.peers_command import peers
 from edgeadapt.benchmarks.quality_command import quality
+from edgeadapt.benchmarks.tradeoff_command import tradeoff
 
 
 @click.group()
@@ -15,3 +16,4 @@ def bench() -> None:
 
 bench.add_command(quality)
 bench.add_command(peers)
+bench.add_command(tradeoff)

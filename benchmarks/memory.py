@@ -1,4 +1,4 @@
-"""The peak memory of one peer, in a process of its own.
+"""The peak memory of one peer or one session, in a process of its own.
 
     python -m edgeadapt.benchmarks.memory < work.json
 
@@ -15,12 +15,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from edgeadapt.benchmarks.peers import Work, make_peer
+from edgeadapt.benchmarks.tradeoff import Setup, restore_with
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import EdgeadaptError
+from edgeadapt.runtime.session import Session
+from edgeadapt.testing import photo
 
 _CALLS = 3  # an engine may grow in its second call; later ones repeat it
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -32,10 +37,24 @@ def peak_mib(name: str, operation: str, work: Work) -> float:
     Raises:
         EdgeadaptError: with the error of the process, if it fails.
     """
-    order = json.dumps({"peer": name, "operation": operation, "work": asdict(work)})
+    return _ask(name, {"peer": name, "operation": operation, "work": asdict(work)})
+
+
+def session_peak_mib(setup: Setup, bundle: Path) -> float:
+    """MiB that an adaptation and restoration as ``setup`` says take at their peak.
+
+    Raises:
+        EdgeadaptError: with the error of the process, if it fails.
+    """
+    name = f"{setup.bundle} on {setup.backend}"
+    return _ask(name, {"setup": asdict(setup), "bundle": str(bundle)})
+
+
+def _ask(name: str, order: dict[str, Any]) -> float:
+    """Have another process measure; MiB."""
     done = subprocess.run(
         [sys.executable, "-m", "edgeadapt.benchmarks.memory"],
-        input=order,
+        input=json.dumps(order),
         capture_output=True,
         text=True,
         check=False,
@@ -51,15 +70,41 @@ def peak_mib(name: str, operation: str, work: Work) -> float:
 
 
 def measure(name: str, operation: str, work: Work) -> int:
-    """Bytes at the peak of a few calls, less those before the peer was opened."""
+    """Bytes at the peak of a few steps or restorations, less those before the peer was opened."""
     bundle = open_bundle(work.bundle)
+
+    def opened(height: int, width: int) -> Callable[[], Any]:
+        peer = make_peer(name, bundle, replace(work, height=height, width=width))
+        return getattr(peer, operation)
+
+    return _peak_of(opened, work.height, work.width)
+
+
+def measure_session(setup: Setup, bundle: str) -> int:
+    """Bytes at the peak of a few adaptations, less those before the session was opened."""
+
+    def opened(height: int, width: int) -> Callable[[], Any]:
+        session = Session(bundle, setup.backend, setup.threads, setup.precision)
+        image = photo(0, height, width)
+
+        def call() -> None:
+            restore_with(session, setup, image)
+            session.reset()
+
+        return call
+
+    return _peak_of(opened, setup.height, setup.width)
+
+
+def _peak_of(opened: Callable[[int, int], Callable[[], Any]], height: int, width: int) -> int:
+    """``opened`` gives, for a size, what is called."""
     # Libraries import, start threads and make caches when they are first used.
-    getattr(make_peer(name, bundle, replace(work, height=1, width=1)), operation)()
+    opened(1, 1)()
     gc.collect()
     before = _mark_bytes()
-    peer = make_peer(name, bundle, work)
+    call = opened(height, width)
     for _ in range(_CALLS):
-        getattr(peer, operation)()
+        call()
     return _peak_bytes() - before
 
 
@@ -93,7 +138,10 @@ def _peak_bytes() -> int:
 def main() -> None:
     """Read an order on stdin, print the peak on stdout."""
     order = json.load(sys.stdin)
-    found = measure(order["peer"], order["operation"], Work(**order["work"]))
+    if "setup" in order:
+        found = measure_session(Setup(**order["setup"]), order["bundle"])
+    else:
+        found = measure(order["peer"], order["operation"], Work(**order["work"]))
     sys.stdout.write(json.dumps({"peak_bytes": found}) + "\n")
 
 

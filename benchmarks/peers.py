@@ -31,13 +31,15 @@ BOUND = 1e-4
 TENSOR_BOUND = 1e-2  # of one tensor
 IMAGE_BOUND = 1e-4  # absolute, of a range of 2
 # bfloat16 has 8 bits: a rounding is up to 2^-9 of a value, and some forty layers follow each other.
-# These hold what is measured to be the same work; docs/quality.md says what bfloat16 costs.
-HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 1.0, 0.1
+# The gradient of an L1 loss is made of signs, and where training has brought the loss to a few such
+# roundings they decide many: on the network that ships, PyTorch's own bfloat16 is 0.2 to 0.7 from
+# its float32. So what is held is that the gradient points the right way; 0 would be 1 off.
+HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 0.95, 2.0, 0.1
 # Where rounding decides a sign (of an L1 loss, of a LeakyReLU), PyTorch does not agree with itself
 # in another layout. In a large image one such pixel is little; in a small one it is not, but the
 # next image has none. A fault is in every image.
 _TRIES = 5
-_PAUSE_SECONDS = 0.1  # threads of the engine before spin for a while after their work
+PAUSE_SECONDS = 0.1  # threads of the engine before spin for a while after their work
 _TORCH = "torch"
 HALF = " bf16"  # the end of the name of a peer that computes in bfloat16
 
@@ -81,7 +83,7 @@ class Agreement:
         values = (self.loss, self.gradients, self.worst_tensor, self.image)
         bounds = (BOUND, BOUND, TENSOR_BOUND, IMAGE_BOUND)
         if half:
-            bounds = (HALF_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND)
+            bounds = (HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND)
         return all(value <= bound for value, bound in zip(values, bounds, strict=True))
 
 
@@ -206,7 +208,7 @@ def time_in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[s
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats + 1):
         for name, call in calls.items():
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             begin = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - begin)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 from edgeadapt.benchmarks import peers as measuring
 from edgeadapt.benchmarks.machine import describe
 from edgeadapt.benchmarks.memory import peak_mib
+from edgeadapt.benchmarks.options import parse_size
 from edgeadapt.benchmarks.peers import Work
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, ConfigError
@@ -28,14 +28,7 @@ Row = dict[str, Any]
 def _parse_sizes(
     ctx: click.Context, param: click.Parameter, values: Sequence[str]
 ) -> list[tuple[int, int]]:
-    """WIDTHxHEIGHT in pixels -> (height, width)."""
-    sizes = []
-    for value in values:
-        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", value)
-        if found is None:
-            raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, as 1280x720.", ctx, param)
-        sizes.append((int(found[2]), int(found[1])))
-    return sizes
+    return [parse_size(ctx, param, value) for value in values]
 
 
 @click.command()

@@ -140,7 +140,7 @@ def _row(
 def _key(model: Model, shift: str, sample: Sample, digest: str, settings: Settings) -> Key:
     steps = model.bundle.manifest.adaptation.steps if settings.steps is None else settings.steps
     return Key(
-        bundle=_digest(model.bundle),
+        bundle=bundle_digest(model.bundle),
         backend=settings.backend,
         scope=settings.scope,
         step_size="" if settings.step_size is None else repr(settings.step_size),
@@ -152,7 +152,7 @@ def _key(model: Model, shift: str, sample: Sample, digest: str, settings: Settin
     )
 
 
-def _digest(bundle: Bundle) -> str:
+def bundle_digest(bundle: Bundle) -> str:
     """16 hexadecimal digits of all that decides a result: weights, graphs, adaptation."""
     manifest = bundle.manifest
     parts = [dict(manifest.files), asdict(manifest.adaptation)]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgeadapt.benchmarks import plots
+from edgeadapt.benchmarks.options import layout_options, progress
 from edgeadapt.benchmarks.quality import Settings, make_models, plan, run
 from edgeadapt.benchmarks.rows import Table
-from edgeadapt.benchmarks.samples import AUTO, find_samples
+from edgeadapt.benchmarks.samples import find_samples
 from edgeadapt.benchmarks.summary import LOWERED_DB, Summary, summarize
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ConfigError
-from edgeadapt.layouts import LAYOUTS
 from edgeadapt.runtime.backends import AUTO as ANY_BACKEND
 from edgeadapt.runtime.backends import BACKENDS
 from edgeadapt.runtime.optimizer import flat_step_sizes
@@ -31,9 +29,7 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--data", required=True, type=_PATH, help="Folder of recordings, pairs or photos.")
-@click.option("--layout", type=click.Choice([AUTO, *LAYOUTS]), default=AUTO, show_default=True)
-@click.option("--blur", default="", help="Folders of blurred images.  [blur, else blur_gamma]")
-@click.option("--sharp", default="sharp", show_default=True, help="Folders of sharp images.")
+@layout_options
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Images of each recording.")
 @click.option(
     "--shift",
@@ -96,7 +92,7 @@ def quality(
     tasks = plan(models, samples, _chosen(shifts), settings)
     table = Table(out)
     missing = {task.key for task in tasks if table.get(task.key) is None}
-    with _progress(len(missing)) as advance:
+    with progress("measuring", len(missing)) as advance:
         rows = run(tasks, settings, table, advance)
     summaries = summarize(tasks, rows)
     _print_summaries(summaries)
@@ -146,18 +142,3 @@ def _row(summary: Summary, most: int) -> list[str]:
         f"{summary.lowered:.0%}",
         f"{summary.reverted}",
     ]
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr if that is a terminal; gives the function that moves it."""
-    out = console(stderr=True)
-    columns = (
-        TextColumn("measuring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=out, disable=not out.is_terminal or total == 0) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)

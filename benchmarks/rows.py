@@ -6,17 +6,12 @@ the same bundle, settings and files are not all there.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from edgeadapt.errors import ConfigError
-from edgeadapt.files import atomic_file
+from edgeadapt.benchmarks.row_file import RowFile, columns
 
-_ERRORS = "surrogateescape"  # a file's name need not be UTF-8
 INPUT = -1  # the step of the row that holds the blurred image itself
 
 
@@ -48,7 +43,7 @@ class Row:
     reverted: bool  # after so many steps the session would have gone back to the bundle's weights
 
 
-COLUMNS = ["model", *(f.name for f in fields(Key)), *(f.name for f in fields(Row)[2:])]
+COLUMNS = columns(Row)
 
 
 class Table:
@@ -60,16 +55,12 @@ class Table:
         Raises:
             ConfigError: if it is a file of something else.
         """
-        self._path = path
-        self._rows: dict[Key, list[Row]] = {}
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            self._rows = {key: rows for key, rows in _read(path).items() if _is_whole(key, rows)}
-        with atomic_file(path) as temporary:
-            every = [row for rows in self._rows.values() for row in rows]
-            temporary.write_text(_line(COLUMNS) + _text(every), "utf-8", _ERRORS)
+        self._file = RowFile(path, Row)
+        found: dict[Key, list[Row]] = {}
+        for row in self._file.rows:
+            found.setdefault(row.key, []).append(row)
+        self._rows = {key: rows for key, rows in found.items() if _is_whole(key, rows)}
+        self._file.rewrite([row for rows in self._rows.values() for row in rows])
 
     def get(self, key: Key) -> list[Row] | None:
         """The rows of one image, input first, or None if they are not there."""
@@ -78,61 +69,8 @@ class Table:
     def add(self, key: Key, rows: Sequence[Row]) -> None:
         """Keep the rows of one image, and write them at once."""
         self._rows[key] = list(rows)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8", errors=_ERRORS, newline="") as file:
-                file.write(_text(rows))
+        self._file.add(rows)
 
 
 def _is_whole(key: Key, rows: Sequence[Row]) -> bool:
     return [row.step for row in rows] == [INPUT, *range(key.steps + 1)]
-
-
-def _read(path: Path) -> dict[Key, list[Row]]:
-    found: dict[Key, list[Row]] = {}
-    with path.open(encoding="utf-8", errors=_ERRORS, newline="") as file:
-        # Only a line that has its end was written in full.
-        lines = [line for line in file if line.endswith("\n")]
-    reader = csv.reader(lines)
-    if next(reader, COLUMNS) != COLUMNS:
-        raise ConfigError(
-            f"{path}: is not a table of this benchmark: its columns are others.",
-            "choose another output, or move this file away.",
-        )
-    for cells in reader:
-        try:
-            row = _parse(dict(zip(COLUMNS, cells, strict=True)))
-        except ValueError as error:
-            raise ConfigError(
-                f"{path}: line {reader.line_num} cannot be read ({error}).",
-                "remove the line; its image is measured again.",
-            ) from error
-        found.setdefault(row.key, []).append(row)
-    return found
-
-
-def _parse(cells: dict[str, str]) -> Row:
-    names = [field.name for field in fields(Key)]
-    texts: dict[str, Any] = {name: cells[name] for name in names}
-    return Row(
-        model=cells["model"],
-        key=Key(**{**texts, "steps": int(cells["steps"])}),
-        step=int(cells["step"]),
-        psnr=float(cells["psnr"]),
-        ssim=float(cells["ssim"]) if cells["ssim"] else None,
-        loss=float(cells["loss"]) if cells["loss"] else None,
-        reverted=bool(["False", "True"].index(cells["reverted"])),
-    )
-
-
-def _text(rows: Sequence[Row]) -> str:
-    lines = []
-    for row in rows:
-        cells = {**asdict(row.key), **asdict(row)}
-        lines.append(_line([cells[name] for name in COLUMNS]))
-    return "".join(lines)
-
-
-def _line(cells: Sequence[object]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(["" if c is None else c for c in cells])
-    return buffer.getvalue()

@@ -5,11 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from edgeadapt.benchmarks.quality import Task
 from edgeadapt.benchmarks.rows import INPUT, Row
 
 LOWERED_DB = 0.05  # an image that loses more than this was harmed by its adaptation
+
+
+class Measured(Protocol):
+    """The quality of one image."""
+
+    @property
+    def psnr(self) -> float:
+        """In dB."""
+
+    @property
+    def ssim(self) -> float | None:
+        """None for an image smaller than its window."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,8 @@ def _summarize(group: Sequence[tuple[Task, Sequence[Row]]]) -> Summary:
     last = first.key.steps
     lowered = [image[0].psnr - image[last].psnr > LOWERED_DB for image in images]
     means = [
-        _mean([image[step] for image in images], recordings) for step in [INPUT, *range(last + 1)]
+        mean_quality([image[step] for image in images], recordings)
+        for step in [INPUT, *range(last + 1)]
     ]
     return Summary(
         model=first.model.name,
@@ -70,8 +84,9 @@ def _summarize(group: Sequence[tuple[Task, Sequence[Row]]]) -> Summary:
     )
 
 
-def _mean(rows: Sequence[Row], recordings: Sequence[str]) -> Mean:
-    by_recording: dict[str, list[Row]] = {}
+def mean_quality(rows: Sequence[Measured], recordings: Sequence[str]) -> Mean:
+    """Over the rows of a recording, then over recordings; ``recordings`` has one for each row."""
+    by_recording: dict[str, list[Measured]] = {}
     for row, recording in zip(rows, recordings, strict=True):
         by_recording.setdefault(recording, []).append(row)
     groups = by_recording.values()

@@ -234,7 +234,9 @@ def test_the_bounds_hold_what_they_say() -> None:
         assert not replace(good, **{name: 0.02}).within_bounds()
         assert not replace(good, **{name: float("nan")}).within_bounds(half=True)
         assert replace(good, **{name: 0.02}).within_bounds(half=True)
-        assert not replace(good, **{name: 1.1}).within_bounds(half=True)
+        assert not replace(good, **{name: 2.1}).within_bounds(half=True)
+    # No gradient at all.
+    assert not replace(good, gradients=1.0, worst_tensor=1.0).within_bounds(half=True)
 
 
 def test_pytorch_in_bfloat16_does_the_same_work_in_fewer_bits(net: Path) -> None:
@@ -242,5 +244,5 @@ def test_pytorch_in_bfloat16_does_the_same_work_in_fewer_bits(net: Path) -> None
         ("torch", "torch bf16", "torch channels-last bf16"), open_bundle(net), work(net)
     )
     for name in ("torch bf16", "torch channels-last bf16"):
-        assert 1e-5 < found[name].gradients < peers.HALF_BOUND  # float32 would be closer
+        assert 1e-5 < found[name].gradients < 0.1  # float32 would be closer
         assert found[name].image > 1e-5

@@ -1,0 +1,71 @@
+"""What several commands take, and how they say how far they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edgeadapt.benchmarks.samples import AUTO
+from edgeadapt.layouts import LAYOUTS
+from edgeadapt.runtime.report import console
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels -> (height, width)."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, as 1280x720.", ctx, param)
+    return int(found[2]), int(found[1])
+
+
+def layout_options(command: Command) -> Command:
+    """How the folder of --data is arranged."""
+    for option in (
+        click.option(
+            "--sharp", default="sharp", show_default=True, help="Folders of sharp images."
+        ),
+        click.option(
+            "--blur", default="", help="Folders of blurred images.  [blur, else blur_gamma]"
+        ),
+        click.option(
+            "--layout", type=click.Choice([AUTO, *LAYOUTS]), default=AUTO, show_default=True
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def progress(what: str, total: int, lines: bool = False) -> Iterator[Callable[[], None]]:
+    """A bar on stderr if that is a terminal; gives the function that moves it.
+
+    With ``lines`` a file gets a line for each tenth of the work.
+    """
+    out = console(stderr=True)
+    if lines and not out.is_terminal:
+        yield _line_writer(what, total, out)
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, disable=not out.is_terminal or total == 0) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _line_writer(what: str, total: int, out: Console) -> Callable[[], None]:
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if done == total or 10 * done // total > 10 * (done - 1) // total:
+            out.print(f"{what}: {done} of {total}", markup=False, highlight=False)
+
+    return advance
