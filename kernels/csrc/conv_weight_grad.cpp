@@ -5,15 +5,17 @@
 // A slice of the image goes block by block: a block of x and of grad_y is packed (borders become
 // zeros, phases of a stride become planes, ends of rows are zero up to whole vectors), then every
 // weight is a dot product along pixels. Slices have sums of their own, which are added in order.
+// What needs no packing is read where it is: grad_y whose rows are whole vectors. Of a small image
+// there are few slices, and tasks are chunks of grad_y's channels; x is packed for all beforehand.
 //
 // One thread of a Zen 4 at 117 GFLOP/s (234 in bfloat16), 2 FLOPs for every product of the formula:
 //                        float32   bfloat16
-//   3x3  8 ->  8, 256x256    155      151     three rows of float32 take half the products, so
-//   3x3 16 -> 16, 256x256    161      179     that more than the peak is possible; what is left
-//   3x3 32 -> 32, 128x128    181      183     is memory: tiles alone run at the peak
-//   3x3 64 -> 64, 64x64      173      162
-//   4x4 stride 2, 16 -> 32    92      161     256x256
-//   1x1 32 -> 16, 256x256     54       92     as long for packing as for the sums
+//   3x3 16 -> 16, 256x256    172      205     three rows of float32 take half the products, so
+//   3x3 32 -> 32, 128x128    187      203     that more than the peak is possible; what is left
+//   3x3 64 -> 64, 64x64      192      198     is memory: tiles alone run at the peak
+//   3x3 64 -> 64, 16x16      110      115     here it is folding sums of few pixels
+//   4x4 stride 2, 16 -> 32    97      185     256x256
+//   1x1 32 -> 16, 256x256     60      133     as long for packing as for the sums
 #include "team.h"
 #include "weight_grad_sums.h"
 
@@ -45,8 +47,8 @@ static void multiply(const Plan& plan, const Part& part, const Pixels<T>& pixels
     const int64_t first = group * plan.ci - part.inputs.begin;
     const T* x = packed.x + m * plan.x_layer() + first * plan.planes() * plan.x_plane;
     const T* grad =
-        packed.grad + m * plan.grad_layer() + (o - part.outputs.begin) * plan.grad_plane;
-    all_tiles(pixels, grad, plan.grad_plane, end - o, x, packed.offsets, plan.streams, ahead,
+        packed.first_grad + m * plan.grad_layer() + (o - part.outputs.begin) * plan.grad_pitch;
+    all_tiles(pixels, grad, plan.grad_pitch, end - o, x, packed.offsets, plan.streams, ahead,
               weight + o * plan.streams, plan.streams, add);
     o = end;
   }
@@ -105,10 +107,17 @@ static void work_off(const Plan& plan, const ConvWeightGradArgs& a, const Part& 
                  2 * part.pairs.begin * plan.x_layer();
     else
       pack_inputs(plan, a, part, block, packed.x);
-    pack_outputs(plan, a, part, block, packed, add);
+    packed.first_grad = packed.grad;
+    if (plan.in_place)
+      packed.first_grad = static_cast<const T*>(a.grad_y.data) +
+                          part.outputs.begin * a.grad_y.channel_stride +
+                          block.rows.begin * a.grad_y.row_stride + block.columns.begin;
+    else
+      pack_outputs(plan, a, part, block, packed, add);
     sum_bias(plan, a, part, block, add);
-    Pixels<T> pixels{block.rows.size(), divide_up(block.columns.size(), plan.vector()), plan.pitch};
-    if (plan.flat) pixels = {1, divide_up(block.rows.size() * plan.pitch, plan.vector()), 0};
+    Pixels<T> pixels{block.rows.size(), divide_up(block.columns.size(), plan.vector()), plan.pitch,
+                     plan.grad_row_pitch};
+    if (plan.flat) pixels = {1, divide_up(block.rows.size() * plan.pitch, plan.vector()), 0, 0};
     ahead.clear();
     const int64_t run = pixels.vectors * lines_per_vector * line;
     if (b + 1 < part.blocks.end)

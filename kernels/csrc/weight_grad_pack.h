@@ -14,6 +14,7 @@ struct Packed {
   int64_t* offsets;  // of each stream, from the first channel of its group
   T* x;              // layer, channel, phase of rows, phase of columns, row, column
   T* grad;           // layer, channel, row, column
+  const T* first_grad;  // of the block, packed or in place
   const char** runs;  // of the next block
   Packed(const Plan& plan, char* memory) {
     offsets = reinterpret_cast<int64_t*>(memory);

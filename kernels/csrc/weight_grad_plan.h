@@ -76,6 +76,8 @@ struct Plan {
   int64_t pitch;      // elements between rows of a packed plane, the same for x and grad_y
   bool flat;          // a packed plane is run through as if it were one long row
   int64_t x_plane, grad_plane;  // elements of one packed plane
+  bool in_place;      // grad_y is not packed: its rows are whole vectors of bfloat16
+  int64_t grad_pitch, grad_row_pitch;  // of grad_y as the tiles read it
   Split slices{1, 1};           // of the blocks; each has its own sums
   Split chunks{1, 1};           // of the output channels, or of the groups if there are several
   Split pairs{1, 1};            // of the pairs of layers
@@ -106,6 +108,10 @@ struct Plan {
     if (blocks() * x_bytes() > most_shared) cut_blocks(groups, a.grad_y.width, 8);
     cut_work(a.group);
     shared = chunks.parts > 1 && a.group == 1;
+    in_place = !winograd && !flat && (half || a.grad_y.dtype == F32) &&
+               a.grad_y.width % (column_blocks.parts * vector()) == 0;
+    grad_pitch = in_place ? a.grad_y.channel_stride : grad_plane;
+    grad_row_pitch = in_place ? a.grad_y.row_stride : pitch;
   }
 
   int64_t element() const { return half ? 2 : 4; }
@@ -121,7 +127,7 @@ struct Plan {
 
   int64_t offsets_bytes() const { return round_up(streams * 8, line); }
   int64_t x_bytes() const { return round_up(layers * x_layer() * element(), line); }
-  int64_t grad_bytes() const { return round_up(layers * grad_layer() * element(), line); }
+  int64_t grad_bytes() const { return in_place ? 0 : round_up(layers * grad_layer() * element(), line); }
   int64_t ahead_bytes() const { return round_up((ahead_runs + block_rows()) * 8, line); }
   int64_t thread_bytes() const {
     return offsets_bytes() + (shared ? 0 : x_bytes()) + grad_bytes() + ahead_bytes();

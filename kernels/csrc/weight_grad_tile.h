@@ -64,11 +64,10 @@ EA_INLINE void fold_all(Vec* v) {
   if constexpr (half > 1) fold_all<count / 2, half / 2>(v);
 }
 
-// One block of pixels, packed: `rows` runs of `vectors` vectors, `row_pitch` elements apart both in
-// grad_y and in x.
+// One block of pixels: `rows` runs of `vectors` vectors, some elements apart.
 template <class T>
 struct Pixels {
-  int64_t rows, vectors, row_pitch;
+  int64_t rows, vectors, row_pitch, grad_row_pitch;
 };
 
 // out[o * out_pitch + j] = or += sum over pixels of grad[o * grad_pitch + p] * x[offsets[j] + p].
@@ -82,7 +81,7 @@ static __attribute__((noinline)) void tile(const Pixels<T>& pixels, const T* gra
   Vec sums[padded] = {};
   const T* streams[J];
   for (int j = 0; j < J; j++) streams[j] = x + offsets[j];
-  for (int64_t r = 0; r < pixels.rows; r++) {
+  for (int64_t r = 0; r < pixels.rows; r++, grad += pixels.grad_row_pitch - pixels.row_pitch) {
     const int64_t begin = r * pixels.row_pitch;
     const int64_t end = begin + pixels.vectors * pixels_per_vector<T>;
     const char* fetch = ahead[r];

@@ -78,6 +78,9 @@ CASES = {
     "groups": Case((6, 6), 9, (14, 18), (14, 18), group=3),
     "depthwise": Case((5, 11), 16, (14, 40), (14, 40), group=16),
     "depthwise, bias of x": Case((18,), 36, (11, 9), (6, 5), strides=(2, 2), group=18, bias_of="x"),
+    # Rows of grad_y that are read where they are.
+    "whole vectors": Case((5,), 6, (21, 64), (20, 64), (2, 3), pads=(0, 1)),
+    "whole vectors, columns": Case((3,), 5, (9, 1024), (9, 1024), (2, 3), pads=(1, 1)),
     # Kernels of three rows, and enough channels: rows are transformed, four at a time.
     "3x3, even": Case((16,), 16, (48, 64), (48, 64)),
     "3x3, odd": Case((12,), 8, (49, 65), (49, 65), bias_of="x"),
@@ -89,6 +92,7 @@ CASES = {
 }
 IN_BFLOAT16 = ["one pixel, 3x3", "odd channels", "several blocks", "four sources", "3x3, stride 2"]
 IN_BFLOAT16 += ["4x4, stride 2, bias of x", "dilated", "depthwise", "3x3, odd"]
+IN_BFLOAT16 += ["whole vectors", "whole vectors, columns", "3x3, even"]
 
 
 def to_bf16(values):
@@ -184,13 +188,16 @@ def test_results_are_added_to_what_is_there(call, guards, name):
     assert_close(actual, [b + w for b, w in zip(before, wanted, strict=True)])
 
 
-def test_images_that_lie_in_larger_ones(call, guards):
-    case = replace(CASES["four sources"], channels=(2, 5))
-    sources, grad_y, x, grad = make_inputs(case)
+@pytest.mark.parametrize("types", [("f32", "f32"), ("bf16", "bf16")], ids="-".join)
+@pytest.mark.parametrize("name", ["four sources", "whole vectors"])
+def test_images_that_lie_in_larger_ones(call, guards, name, types):
+    case = replace(CASES[name], channels=(2, 5))
+    sources, grad_y, x, grad = make_inputs(case, types)
 
     def embed(image):
         channels, height, width = image.shape[1:]
-        whole = guards.empty((1, channels + 3, height + 2, width + 7))  # NaN around
+        # NaN around
+        whole = guards.empty((1, channels + 3, height + 2, width + 7), image.dtype.name)
         part = whole[:, 2 : 2 + channels, 1 : 1 + height, 4 : 4 + width]
         part[...] = image
         return part
