@@ -140,6 +140,8 @@ class Team:
         if not self.address:
             raise BackendError(f"cannot start a team of {threads!r} threads.")
         self._close = weakref.finalize(self, _destroy, functions, self.address, os.getpid())
+        # Not when the process ends, which ends the threads: a daemon thread may be in a program.
+        self._close.atexit = False
 
     def close(self) -> None:
         """End the threads; the team cannot be used afterwards."""

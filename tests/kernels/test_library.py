@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -106,6 +107,33 @@ def test_a_team_ends_its_threads(opened):
         opened.run(program(1)[0], team)
     opened.team(3)  # nobody keeps it
     assert threads() == before
+
+
+LEAVING = """
+import threading, time
+import numpy as np
+from edgeadapt.kernels.library import Call, open_library
+from edgeadapt.kernels.update import SgdArgs, segments_of, sgd_arguments
+
+opened, ones = open_library(), np.ones(30000, np.float32)
+segments = segments_of(ones)
+arguments = sgd_arguments(np.zeros_like(ones), ones, segments)
+kernel, team = opened.kernel(opened.levels[-1], "sgd", SgdArgs), opened.team(2)
+calls, running = (Call * 1000)(*[kernel.call(arguments)] * 1000), threading.Event()
+
+def work():
+    while True:
+        opened.run(calls, team)
+        running.set()
+
+threading.Thread(target=work, daemon=True).start()
+running.wait()
+"""
+
+
+def test_a_process_can_end_while_a_daemon_thread_runs_a_program():
+    for _ in range(3):  # it crashes in nearly every run if the team is destroyed at the end
+        subprocess.run([sys.executable, "-c", LEAVING], check=True, timeout=60)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
