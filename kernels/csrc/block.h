@@ -115,23 +115,38 @@ static void copy_elements(To* to, From from, int64_t count, int64_t step) {
   for (int64_t i = 0; i < count; i++) store_one(to + i, load_one(from + i * step));
 }
 
-// even[i] = from[2 * i], odd[i] = from[2 * i + 1] for i < pairs.
-template <class From, class To>
-static void split_elements(To* even, To* odd, From from, int64_t pairs) {
-  const auto split = [=](int64_t i) {
-    const Vec a = load_any(from + 2 * i), b = load_any(from + (2 * i + lanes));
-    store_any(even + i, every_second(a, b));
-    store_any(odd + i, every_other(a, b));
+// Consecutive elements to one vector for each of as many phases as there are vectors.
+EA_INLINE void take_apart(Vec (&v)[2]) {
+  const Vec even = every_second(v[0], v[1]);
+  v[1] = every_other(v[0], v[1]);
+  v[0] = even;
+}
+
+EA_INLINE void take_apart(Vec (&v)[4]) {
+  const Vec even = every_second(v[0], v[1]), even2 = every_second(v[2], v[3]);
+  const Vec odd = every_other(v[0], v[1]), odd2 = every_other(v[2], v[3]);
+  v[0] = every_second(even, even2);
+  v[1] = every_second(odd, odd2);
+  v[2] = every_other(even, even2);
+  v[3] = every_other(odd, odd2);
+}
+
+// to[p][i] = from[phases * i + p] for i < count.
+template <int phases, class From, class To>
+static void split_elements(To* const (&to)[phases], From from, int64_t count) {
+  const auto split = [&](int64_t i) {
+    Vec v[phases];
+    for (int p = 0; p < phases; p++) v[p] = load_any(from + (phases * i + p * lanes));
+    take_apart(v);
+    for (int p = 0; p < phases; p++) store_any(to[p] + i, v[p]);
   };
-  if (pairs >= lanes) {
-    for (int64_t i = 0; i + lanes <= pairs; i += lanes) split(i);
-    split(pairs - lanes);
+  if (count >= lanes) {
+    for (int64_t i = 0; i + lanes <= count; i += lanes) split(i);
+    split(count - lanes);
     return;
   }
-  for (int64_t i = 0; i < pairs; i++) {
-    store_one(even + i, load_one(from + 2 * i));
-    store_one(odd + i, load_one(from + (2 * i + 1)));
-  }
+  for (int64_t i = 0; i < count; i++)
+    for (int p = 0; p < phases; p++) store_one(to[p] + i, load_one(from + (phases * i + p)));
 }
 
 // Zeros; most often there is one, for which the compiler's memset would be a detour.
@@ -157,30 +172,40 @@ static inline Span inside(int64_t left, int64_t columns, int64_t step, int64_t w
   return span;
 }
 
+// All phases in one pass, what lies in the image of them.
+template <int phases, class From, class To>
+static void split_row(To* row, From from, int64_t width, const Window& window) {
+  const int64_t begin = window.left > 0 ? window.left : 0;
+  const int64_t behind = window.left + phases * window.columns;
+  const int64_t end = behind < width ? behind : width;
+  if (begin >= end) return;
+  const auto place = [&](int64_t column) {
+    const int64_t i = column - window.left;
+    return row + i % phases * window.phase_pitch + i / phases;
+  };
+  To* to[phases];
+  for (int p = 0; p < phases; p++) to[p] = place(begin + p);
+  const int64_t whole = (end - begin) / phases;
+  split_elements(to, from + begin, whole);
+  for (int64_t i = begin + phases * whole; i < end; i++) store_one(place(i), load_one(from + i));
+}
+
 // One row of the block; `from` is column 0 of the image's, of which there are `width`.
 template <class From, class To>
 static void fill_row(To* to, From from, int64_t width, const Window& window) {
+  const bool split = window.phases == 2 || window.phases == 4;
   for (int64_t p = 0; p < window.phases; p++) {
     To* const phase = to + p * window.phase_pitch;
     const int64_t left = window.left + p;
     const Span span = inside(left, window.columns, window.phases, width);
     clear(phase, span.begin);
     clear(phase + span.end, window.columns - span.end);
-    if (window.phases == 2 || span.end == span.begin) continue;
+    if (split || span.end == span.begin) continue;
     copy_elements(phase + span.begin, from + (left + span.begin * window.phases),
                   span.end - span.begin, window.phases);
   }
-  if (window.phases != 2) return;
-  // Both phases of the most frequent stride in one pass.
-  const int64_t begin = window.left > 0 ? window.left : 0;
-  const int64_t behind = window.left + 2 * window.columns, end = behind < width ? behind : width;
-  if (begin >= end) return;
-  const auto place = [&](int64_t column) {
-    const int64_t i = column - window.left;
-    return to + i % 2 * window.phase_pitch + i / 2;
-  };
-  split_elements(place(begin), place(begin + 1), from + begin, (end - begin) / 2);
-  if ((end - begin) % 2) store_one(place(end - 1), load_one(from + (end - 1)));
+  if (window.phases == 2) split_row<2>(to, from, width, window);
+  if (window.phases == 4) split_row<4>(to, from, width, window);
 }
 
 template <class To>

@@ -1,13 +1,13 @@
-// Convolution with 3x3 kernels by Winograd's F(2x2, 3x3): 16 multiplications where the direct way
-// (conv.cpp) has 36, and additions instead. Float32, stride 1; the transposed one as well, which is
+// Convolution with 3x3 kernels by Winograd's F(4x4, 3x3): 36 multiplications where the direct way
+// (conv.cpp) has 144, and additions instead. Float32, stride 1; the transposed one as well, which is
 // a convolution with the kernel turned around.
 //
-// A task transforms the input of its squares, channel by channel through the L1 cache, to 16 parts
+// A task transforms the input of its squares, channel by channel through the L1 cache, to 36 parts
 // that stay in the L2 cache. Each part is a matrix product, for which conv_tile.h does, a tile of
-// channels and a few vectors of squares at a time. Then the 16 results are
-// transformed back and finished.
+// channels and a few vectors of squares at a time. Then the 36 results are transformed back and
+// finished.
 #include "conv_finish.h"
-#include "winograd_plan.h"
+#include "winograd_transform.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -28,46 +28,46 @@ struct Place {
 };
 
 static inline Place find_place(const Work& work, int64_t index) {
-  return Place{2 * (work.first_row + index / work.vectors),
-               2 * lanes * (work.first_vector + index % work.vectors)};
+  return Place{square * (work.first_row + index / work.vectors),
+               square * lanes * (work.first_vector + index % work.vectors)};
 }
 
-// One vector of squares: four vectors of y for each channel of the tile.
+// One vector of squares: four vectors of four rows of y for each channel of the tile.
 template <int channels, int vectors>
-static inline void finish_squares(const Work& work, const float* products, int64_t channel,
-                                  Place place) {
+static inline void finish_squares(const Work& work, const float* products, const float* bias,
+                                  int64_t channel, Place place) {
   const Finish& finish = *work.finish;
   const Plane& y = finish.y;
-  const bool whole = place.row + 1 < y.height && place.column + 2 * lanes <= y.width;
+  const bool whole = place.row + square <= y.height && place.column + square * lanes <= y.width;
   const bool straight = finish.alone && finish.single && whole;
-  constexpr int64_t row_pitch = channels * 2 * lanes;
+  constexpr int64_t across = square * lanes, row_pitch = channels * across;
   float* to = work.joined;
   if (straight) to = static_cast<float*>(locate_y(finish, channel, place.row, place.column));
   const float slope = straight && finish.has_slope ? finish.slope : 1.0f;
   for (int64_t i = 0; i < channels; i++) {
     transform_output(to, straight ? y.row_stride : row_pitch, products + i * vectors * lanes,
-                     channels * vectors * lanes, slope);
-    to += straight ? y.channel_stride : 2 * lanes;
+                     channels * vectors * lanes, bias[i], slope);
+    to += straight ? y.channel_stride : across;
   }
   if (straight) return;
-  for (int64_t part = 0; part < 4; part++) {
-    const int64_t row = place.row + part / 2, column = place.column + part % 2 * lanes;
+  for (int64_t part = 0; part < square * square; part++) {
+    const int64_t row = place.row + part / square, column = place.column + part % square * lanes;
     const int64_t left = y.width - column;
     if (row >= y.height || left <= 0) continue;
-    finish_spot(finish, work.joined + part / 2 * row_pitch + part % 2 * lanes, 2 * lanes, channel,
-                channels, Spot{row, column, left < lanes ? left : lanes});
+    finish_spot(finish, work.joined + part / square * row_pitch + part % square * lanes, across,
+                channel, channels, Spot{row, column, left < lanes ? left : lanes});
   }
 }
 
-// Asks for a share of what finish_squares() will need, of a row of y for each of 2 * channels.
+// Asks for a share of what finish_squares() will need, of `square` rows of y for each channel.
 template <int channels, int vectors>
 static inline void fetch_share(const Work& work, int64_t channel, int64_t part,
                                const Place (&places)[vectors]) {
-  for (int64_t i = part * 2 * channels / parts; i < (part + 1) * 2 * channels / parts; i++) {
-    for (const Place& place : places) {
-      fetch(*work.finish, channel + i / 2, 1, place.row + i % 2, place.column);
-      fetch(*work.finish, channel + i / 2, 1, place.row + i % 2, place.column + lanes);
-    }
+  constexpr int64_t total = square * square * channels;
+  for (int64_t i = part * total / parts; i < (part + 1) * total / parts; i++) {
+    const int64_t row = i / square % square, column = i % square * lanes;
+    for (const Place& place : places)
+      fetch(*work.finish, channel + i / square / square, 1, place.row + row, place.column + column);
   }
 }
 
@@ -89,8 +89,7 @@ static inline void run_squares(const Work& work, const float* weights, const flo
   }
   for (int64_t part = 0; part < parts; part++) {
     fetch_share<channels>(work, channel, part, places);
-    // Part (1, 1) goes into all four outputs with factor one: there the bias is added.
-    convolve_tile<channels, vectors>(outlet, x, inputs, weights, part == 5 ? bias : none);
+    convolve_tile<channels, vectors>(outlet, x, inputs, weights, none);
     for (int64_t j = 0; j < vectors; j++) {
       outlet.to[j] = static_cast<float*>(outlet.to[j]) + channels * vectors * lanes;
       x[j] += plan.part_pitch;
@@ -98,7 +97,7 @@ static inline void run_squares(const Work& work, const float* weights, const flo
     weights += plan.inputs * channels;
   }
   for (int64_t j = 0; j < count; j++)
-    finish_squares<channels, vectors>(work, work.products + j * lanes, channel, places[j]);
+    finish_squares<channels, vectors>(work, work.products + j * lanes, bias, channel, places[j]);
 }
 
 // One tile of channels, at all squares of the task.
@@ -142,11 +141,11 @@ static void run_tiles(const Work& work) {
 
 static void transform_task(const Work& work) {
   const WinogradPlan& plan = *work.plan;
-  const Window window{2 * work.first_row + plan.top,
-                      2 * lanes * work.first_vector + plan.left,
-                      2 * work.rows + 2,
+  const Window window{square * work.first_row + plan.top,
+                      square * lanes * work.first_vector + plan.left,
+                      square * work.rows + 2,
                       work.vectors * lanes + 1,
-                      2,
+                      square,
                       0,
                       plan.row_pitch,
                       plan.phase_pitch};
@@ -194,37 +193,23 @@ static int64_t winograd_scratch(const void* arguments, int64_t threads) {
   return threads * make_winograd_plan(args, threads).thread_bytes;
 }
 
-// The 16 parts of one kernel, `pitch` apart: G g G'.
-static inline void transform_kernel(float* to, int64_t pitch, const float (&g)[9]) {
-  float rows[4][3];
-  for (int v = 0; v < 3; v++) {
-    const float outer = 0.5f * (g[v] + g[6 + v]), inner = 0.5f * g[3 + v];
-    rows[0][v] = g[v];
-    rows[1][v] = outer + inner;
-    rows[2][v] = outer - inner;
-    rows[3][v] = g[6 + v];
-  }
-  for (int a = 0; a < 4; a++) {
-    const float outer = 0.5f * (rows[a][0] + rows[a][2]), inner = 0.5f * rows[a][1];
-    to[(4 * a + 0) * pitch] = rows[a][0];
-    to[(4 * a + 1) * pitch] = outer + inner;
-    to[(4 * a + 2) * pitch] = outer - inner;
-    to[(4 * a + 3) * pitch] = rows[a][2];
-  }
-}
-
 // Order: [tile][part][input channel][output channel of the tile].
 static void pack_tile(const PackWeightsArgs& args, int64_t channel, int64_t channels) {
   const int64_t inputs = args.in_channels;
   const int64_t in_stride = (args.transposed ? args.out_channels : 1) * 9;
   const int64_t out_stride = (args.transposed ? 1 : inputs) * 9;
   float* const to = static_cast<float*>(args.y) + channel * inputs * parts;
+  constexpr int64_t pitch = widest_tile > lanes ? widest_tile : lanes;
+  float kernels[9 * pitch] = {}, made[parts * pitch];
   for (int64_t c = 0; c < inputs; c++) {
     for (int64_t i = 0; i < channels; i++) {
       const float* from = args.weight + (args.first + channel + i) * out_stride + c * in_stride;
-      float kernel[9];
-      for (int k = 0; k < 9; k++) kernel[k] = from[args.transposed ? 8 - k : k];
-      transform_kernel(to + c * channels + i, inputs * channels, kernel);
+      for (int k = 0; k < 9; k++) kernels[k * pitch + i] = from[args.transposed ? 8 - k : k];
+    }
+    for (int64_t i = 0; i < channels; i += lanes) transform_kernels(made + i, kernels + i, pitch);
+    for (int64_t part = 0; part < parts; part++) {
+      for (int64_t i = 0; i < channels; i++)
+        to[(part * inputs + c) * channels + i] = made[part * pitch + i];
     }
   }
 }

@@ -130,7 +130,7 @@ def test_packed_weights_have_room_for_what_the_kernel_writes(program: Program) -
             share = op.attributes["out_channels"][1] / (
                 weight.shape[1] if op.attributes["transposed"] else weight.shape[0]
             )
-            products = 16 / 9 if op.attributes.get("algorithm") == "winograd" else 1.0
+            products = 36 / 9 if op.attributes.get("algorithm") == "winograd" else 1.0
             size = result.tensors[op.outputs["y"]].size
             assert size == pytest.approx(share * products * np.prod(weight.shape))
 
