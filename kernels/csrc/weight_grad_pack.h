@@ -81,7 +81,8 @@ static void copy_bits(uint16_t* to, const uint16_t* from, int64_t count) {
     __builtin_memcpy(to + i, &v, sizeof v);
   };
   copy(0);
-  for (int64_t i = (sizeof(VecInt) - (uintptr_t)to % sizeof(VecInt)) / 2; i + wide <= count; i += wide) copy(i);
+  const int64_t aligned = (sizeof(VecInt) - (uintptr_t)to % sizeof(VecInt)) / 2;
+  for (int64_t i = aligned; i + wide <= count; i += wide) copy(i);
   copy(count - wide);
 }
 static void copy_bits(float*, const uint16_t*, int64_t) {}

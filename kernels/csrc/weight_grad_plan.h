@@ -127,7 +127,9 @@ struct Plan {
 
   int64_t offsets_bytes() const { return round_up(streams * 8, line); }
   int64_t x_bytes() const { return round_up(layers * x_layer() * element(), line); }
-  int64_t grad_bytes() const { return in_place ? 0 : round_up(layers * grad_layer() * element(), line); }
+  int64_t grad_bytes() const {
+    return in_place ? 0 : round_up(layers * grad_layer() * element(), line);
+  }
   int64_t ahead_bytes() const { return round_up((ahead_runs + block_rows()) * 8, line); }
   int64_t thread_bytes() const {
     return offsets_bytes() + (shared ? 0 : x_bytes()) + grad_bytes() + ahead_bytes();
