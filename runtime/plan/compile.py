@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
@@ -18,6 +18,7 @@ from edgeadapt.runtime.plan.pack import pack
 from edgeadapt.runtime.plan.place import Placement, place
 from edgeadapt.runtime.plan.precision import to_bf16
 from edgeadapt.runtime.plan.read import read
+from edgeadapt.runtime.plan.read_nodes import parse
 from edgeadapt.runtime.plan.remat import fit
 from edgeadapt.runtime.plan.schedule import schedule
 from edgeadapt.runtime.plan.update import update_weights
@@ -28,6 +29,7 @@ from edgeadapt.runtime.plan.update import update_weights
 LITTLE_BYTES = 512 * 2**20
 CHEAP_WORK = 1.12
 MOST_BYTES = 6 * 2**30  # what a device with 8 GB has left: above that, any recomputation is cheap
+_CHECKED_SIDE = 16  # pixels, at least, of the image for which a graph's operators are looked up
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,22 @@ def _economise(program: Program, target: Target) -> Program:
 
 
 def check_rules(bundle: Bundle) -> None:
-    """Read every graph once, in the smallest size.
+    """Read every graph once, unless all of its nodes were read before, as part of a larger one.
+
+    At a size of which more is left than one pixel, however far a network reduces an image: of a
+    single one a difference of neighbours has no elements, and a mean of none is no number.
 
     Raises:
         BackendError: naming an operator that the native engine has no rule for.
     """
-    side = bundle.manifest.image.size_multiple
-    for graph in (RESTORE_GRAPH, LOSS_GRAPH, *(scope.graph for scope in bundle.manifest.scopes)):
-        read(bundle, graph, side, side)
+    multiple = bundle.manifest.image.size_multiple
+    side = multiple * max(2, -(-_CHECKED_SIDE // multiple))
+    files = (RESTORE_GRAPH, LOSS_GRAPH, *(scope.graph for scope in bundle.manifest.scopes))
+    graphs = [parse(bundle, file) for file in files]
+    seen: set[Hashable] = set()
+    for graph in sorted(graphs, key=lambda graph: len(graph.nodes), reverse=True):
+        # The exporter cuts all graphs out of one, so that a name means the same in each.
+        nodes = {(node.domain, node.kind, node.inputs, node.outputs) for node in graph.nodes}
+        if not nodes <= seen:
+            read(bundle, graph.file, side, side)
+            seen |= nodes

@@ -29,6 +29,8 @@ def reduction(builder: Builder, node: Node, x: Value, over: Value | None = None)
         if node.kind in ("ReduceL1", "ReduceL2", "ReduceSumSquare"):
             raise NoRuleError("over no axes")
         return x
+    if not prod(x.shape):
+        raise NoRuleError("of nothing")
     rank = len(x.shape)
     axes = tuple(sorted(axis % rank for axis in axes)) if axes else tuple(range(rank))
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import tracemalloc
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ from edgeadapt.runtime.plan.lifetimes import pieces
 from edgeadapt.runtime.plan.read import read
 from edgeadapt.testing import assert_gradient_close
 from support.exported import MAKE, exported
+from support.exporting import export
 from support.interpret import run
 from support.reading import assert_same
+from support.user_networks import LOSSES, Network, conv
 
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
@@ -302,6 +305,32 @@ def test_an_operator_without_a_rule_is_refused_when_the_backend_opens(
     monkeypatch.delitem(rules(), "LeakyRelu")  # type: ignore[arg-type]
     with pytest.raises(BackendError, match=r"no rule for LeakyRelu.*--backend onnxruntime"):
         Opened(bundle_of("default"))
+
+
+def test_what_a_single_pixel_does_not_have_is_no_reason_to_refuse_a_bundle(tmp_path: Path) -> None:
+    network = Network(conv(), LOSSES["Huber and total variation"])
+    network.size_multiple = 1  # at 1x1 there are no differences of neighbours
+    bundle = export(network, tmp_path / "small.bundle")
+    opened, at = Opened(bundle), frame(bundle, 5, 7)
+    found = opened.outputs("all", at)
+    assert_same(interpreted(opened, bundle.scope("all").graph, at, opened.weights), found)
+    with pytest.raises(BackendError, match="no rule for ReduceMean of nothing"):
+        opened.engine.loss(frame(bundle, 1, 1))
+
+
+def test_only_what_no_larger_graph_holds_is_read_when_the_backend_opens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names: list[str] = []
+
+    def read_and_note(bundle: Bundle, name: str, height: int, width: int) -> None:
+        names.append(name)
+        read(bundle, name, height, width)
+
+    monkeypatch.setattr("edgeadapt.runtime.plan.compile.read", read_and_note)
+    bundle = bundle_of("default")
+    Opened(bundle)
+    assert names == [bundle.scope("all").graph]
 
 
 def test_planning_the_default_bundle_says_its_memory_before_it_runs() -> None:
