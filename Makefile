@@ -30,7 +30,8 @@ help:
 	@echo "make demo   watch a blurred photo being adapted to and restored (no PyTorch; writes demo/)"
 	@echo "make test   install with PyTorch into .venv and run all tests"
 	@echo "make check  linters, type checks and the way imports flow"
-	@echo "make check-sanitize  the kernels' tests under sanitizers: memory, undefined behaviour, threads"
+	@echo "make check-sanitize  the kernels' tests under sanitizers: memory, undefined behaviour, threads;"
+	@echo "                     at two levels; EDGEADAPT_LEVELS=baseline,avx512 make check-sanitize: at these"
 	@echo "make check-aarch64   the kernels' tests on an emulated 64-bit Arm"
 	@echo "make bench  measure speed"
 	@echo "make clean  remove what the others made"
@@ -69,21 +70,23 @@ clean:
 
 # The package is installed as a user installs it, not in place: what is tested is what ships. pip
 # builds in build/ and would ship a file that was removed since, hence the rm; compiled kernels stay
-# in build/temp*, which takes part of what changed only.
-.venv-demo/installed: $(SOURCES) | .venv-demo/bin/python
+# in build/temp*, which takes part of what changed only. Without the native engine the install does
+# not count: once there is a compiler, the next call makes it.
+define install
 	rm -rf build/lib* build/bdist*
-	.venv-demo/bin/pip install -q $(PIP_ARGS) ".[demo]"
-	@touch $@
+	$(@D)/bin/pip install -q $(PIP_ARGS) ".[$(1)]"
+	@if ls $(@D)/lib*/python*/site-packages/edgeadapt/kernels/_native.so >/dev/null 2>&1; then touch $@; \
+	else echo "installed WITHOUT the native engine. It needs a C++ compiler. On Debian: apt-get install g++" >&2; fi
+endef
+
+.venv-demo/installed: $(SOURCES) | .venv-demo/bin/python
+	$(call install,demo)
 
 .venv/tests-installed: $(SOURCES) | .venv/torch-installed
-	rm -rf build/lib* build/bdist*
-	.venv/bin/pip install -q $(PIP_ARGS) ".[test]"
-	@touch $@
+	$(call install,test)
 
 .venv/checks-installed: $(SOURCES) | .venv/torch-installed
-	rm -rf build/lib* build/bdist*
-	.venv/bin/pip install -q $(PIP_ARGS) ".[dev]"
-	@touch $@
+	$(call install,dev)
 
 # First and by its full version: what comes later is satisfied with it and looks for no newer one.
 .venv/torch-installed: | .venv/bin/python

@@ -4,7 +4,9 @@
     tools/check_kernels.py threads    with ThreadSanitizer, each call in a process without Python
     tools/check_kernels.py aarch64    compiled for 64-bit Arm and emulated by QEMU
 
-What follows goes to pytest. The builds lie in build/sanitize, build/threads and build/aarch64.
+What follows goes to pytest. The builds lie in build/sanitize, build/threads and build/aarch64. With
+sanitizers, AVX2 and the best level of this CPU are taken: each takes minutes, and there is no code
+that only another one has. EDGEADAPT_LEVELS=baseline,avx512 takes those named.
 """
 
 from __future__ import annotations
@@ -16,16 +18,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edgeadapt.errors import BackendError
 from edgeadapt.kernels import build as native
+from edgeadapt.kernels.library import open_library
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests/kernels"
 SYSROOT = "/usr/aarch64-linux-gnu"  # where Debian puts the other CPU's libraries
+_NEEDS = {
+    "sanitize": "This needs GCC. On Debian: apt-get install g++",
+    "threads": "This needs GCC or Clang. On Debian: apt-get install g++",
+    "aarch64": "This needs both: apt-get install g++-aarch64-linux-gnu qemu-user (on Debian)",
+}
 
 
 def sanitize() -> dict[str, str]:
     """Build with sanitizers; returns the variables that make the tests use it."""
-    folder, options = ROOT / "build/sanitize", native.Options(sanitize="address,undefined")
+    folder = ROOT / "build/sanitize"
+    options = native.Options(levels=_some_levels(), sanitize="address,undefined")
     library = native.build(folder, folder / "objects", options)
     # Python itself has no sanitizer in it, so theirs must be there before anything else.
     compiler = native.find_compiler(options)
@@ -46,7 +56,7 @@ def sanitize() -> dict[str, str]:
 
 def threads() -> dict[str, str]:
     """Build with ThreadSanitizer; Python would need one, so the runner makes the calls."""
-    options = native.Options(sanitize="thread")
+    options = native.Options(levels=_some_levels(), sanitize="thread")
     # It wants memory where a kernel with random addresses does not always leave it.
     command = ["setarch", "-R"] if shutil.which("setarch") else []
     return _runner(command, ROOT / "build/threads", options)
@@ -54,11 +64,20 @@ def threads() -> dict[str, str]:
 
 def aarch64() -> dict[str, str]:
     """Build for 64-bit Arm; returns the variables that make the tests run there."""
-    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    if emulator is None:
-        raise native.BuildError("no qemu-aarch64. On Debian: apt-get install qemu-user")
     options = native.Options(target="aarch64")
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    native.find_compiler(options)
+    if emulator is None:
+        raise native.BuildError("no qemu-aarch64")
     return _runner([emulator, "-L", SYSROOT], ROOT / "build/aarch64", options)
+
+
+def _some_levels() -> tuple[str, ...]:
+    """Those to take if none are asked for."""
+    if os.environ.get("EDGEADAPT_LEVELS"):
+        return ()
+    levels = open_library().levels
+    return tuple(name for name in levels if name in ("avx2", levels[-1]))
 
 
 def _runner(command: list[str], folder: Path, options: native.Options) -> dict[str, str]:
@@ -81,9 +100,8 @@ def main() -> int:
         return 2
     try:
         variables = checks[sys.argv[1]]()
-    except native.BuildError as error:
-        hint = "On Debian: apt-get install g++-aarch64-linux-gnu\n" * (sys.argv[1] == "aarch64")
-        sys.stderr.write(f"NOT CHECKED: {error}\n{hint}")
+    except (native.BuildError, BackendError) as error:
+        sys.stderr.write(f"NOT CHECKED: {error}\n{_NEEDS[sys.argv[1]]}\n")
         return 1
     # A sanitizer ends the process: what it has to say must not wait in pytest's capture.
     command = [sys.executable, "-m", "pytest", "-n0", "--capture=sys", str(TESTS)]

@@ -91,6 +91,18 @@ def test_only_what_changed_is_compiled_again(sources, tmp_path):
     assert Library(tmp_path / native.LIBRARY).names(LEVEL) == ("other", "sgd", "adam")
 
 
+def test_another_build_leaves_the_file_alone_that_a_process_may_have_open(sources, tmp_path):
+    place = tmp_path / "place"
+    library = build(place, tmp_path / "objects", Options(levels=(LEVEL,)))
+    opened = tmp_path / "opened"
+    opened.hardlink_to(library)
+    before = opened.read_bytes()
+    build(place, tmp_path / "objects", Options(levels=(LEVEL,), flags=("-DANOTHER", "-O0")))
+    assert not opened.samefile(library)
+    assert opened.read_bytes() == before != library.read_bytes()
+    assert list(place.iterdir()) == [library]
+
+
 def test_what_the_compiler_refuses_is_shown_and_refused_again(sources, tmp_path):
     (sources / "update.cpp").write_text("int 5;\n")
     options = Options(levels=(LEVEL,))

@@ -15,6 +15,7 @@ from edgeadapt.kernels import library as module
 from edgeadapt.kernels.build import LEVELS
 from edgeadapt.kernels.library import Call, Library, library_path, open_library
 from edgeadapt.kernels.update import AdamArgs, SgdArgs, segments_of, sgd_arguments
+from support.tree import ROOT
 
 
 @pytest.fixture
@@ -77,6 +78,21 @@ def program(calls: int) -> tuple[object, list[object]]:
     segments = segments_of(ones)
     arguments = sgd_arguments(weights, ones, segments)
     return (Call * calls)(*[kernel.call(arguments)] * calls), [weights, ones, segments, arguments]
+
+
+def test_without_the_library_one_word_takes_the_place_of_failing_tests(tmp_path):
+    variables = {"EDGEADAPT_LIBRARY": str(tmp_path / "none.so"), "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", "tests/core"],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert done.stdout == ""
+    assert "ERROR: the tests cannot run: the native engine was not built" in done.stderr
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
