@@ -154,7 +154,10 @@ def conv_input_grad(spec: ConvSpec) -> onnx.FunctionProto:
         inputs = ["grad_y", "weight", "x_shape"]
     else:
         inputs = ["grad_y", "weight"]
-        if spec.group == 1:
+        reaches = zip(spec.kernel_shape, spec.dilations, spec.pads, strict=True)
+        # ONNX Runtime opens no graph with a Conv whose pads are negative.
+        padded = all(pad <= dilation * (kernel - 1) for kernel, dilation, pad in reaches)
+        if spec.group == 1 and padded:
             _flipped_conv(body, spec)
         else:
             attributes = {

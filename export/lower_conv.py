@@ -50,6 +50,11 @@ def weight_grad(
     dilation: Ints,
     groups: int,
 ) -> str:
+    if x.meta.shape[0] != 1:
+        raise ExportError(
+            f"the gradient of a convolution takes one image at a time, got {x.meta.shape[0]}.",
+            "call the network once for each image instead of joining images to a batch.",
+        )
     spec = _spec(kernel, stride, padding, dilation, groups)
     return graph.call(conv_weight_grad(spec), x, grad_y, **spec.attributes())
 

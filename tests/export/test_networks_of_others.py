@@ -44,3 +44,12 @@ def test_what_works_for_one_size_only_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ExportError, match="one image size only"):
         assert_exported_as_pytorch(Network(conv(), spectrum), tmp_path)
+
+
+def test_a_batch_of_images_is_refused(tmp_path: Path) -> None:
+    class Consistent(Network):
+        def adaptation_loss(self, image: Tensor) -> Tensor:
+            return super().adaptation_loss(torch.cat([image, image.flip(3)], 0))
+
+    with pytest.raises(ExportError, match=r"one image at a time, got 2.*once for each image"):
+        assert_exported_as_pytorch(Consistent(conv()), tmp_path)

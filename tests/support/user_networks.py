@@ -137,6 +137,9 @@ BODIES: dict[str, Callable[[], nn.Module]] = {
     ),
     "reflecting convolution": lambda: conv(nn.Conv2d(8, 8, 5, padding=2, padding_mode="reflect")),
     "same padding": lambda: conv(nn.Conv2d(8, 8, 3, padding="same", dilation=2), nn.Mish()),
+    "more padding than a kernel reaches": lambda: conv(
+        nn.Conv2d(8, 8, 1, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3)
+    ),
     "in place": lambda: conv(nn.LeakyReLU(0.2, inplace=True), nn.Softplus(), nn.Hardswish(True)),
     "dropout": lambda: conv(nn.Dropout(0.5), nn.LogSigmoid()),
 }
