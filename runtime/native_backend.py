@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
+from edgeadapt.errors import BackendError
 from edgeadapt.kernels.library import open_library
 from edgeadapt.runtime.backend import EngineOptions, Frame, usable_cores
 from edgeadapt.runtime.optimizer import F32, Optimizer, Sgd
@@ -104,7 +105,7 @@ class NativeBackend:
         if self._arena.nbytes < plan.placement.arena_bytes:
             self._placed.clear()  # what points into the arena must not outlive it
             self._arena = _aligned_bytes(0)  # frees the old one before the new one is made
-            self._arena = _aligned_bytes(plan.placement.arena_bytes)
+            self._arena = _allocated(plan.placement.arena_bytes, self._size)
         arena = self._arena.ctypes.data
         bases: dict[Storage, int] = {
             "arena": arena,
@@ -164,6 +165,17 @@ class _Placed:
         """What the last run left in the arena."""
         begin = self.bound.memory.offsets["loss"]
         return float(self.arena[begin : begin + 4].view(np.float32)[0])
+
+
+def _allocated(count: int, size: tuple[int, int]) -> U8:
+    try:
+        return _aligned_bytes(count)
+    except MemoryError:
+        raise BackendError(
+            f"an image of {size[1]}x{size[0]} needs {count / 2**20:.0f} MiB, which this process "
+            "does not get.",
+            "give a smaller image, a smaller scope or a memory budget.",
+        ) from None
 
 
 def _aligned_bytes(count: int) -> U8:

@@ -248,6 +248,28 @@ def test_a_budget_that_cannot_be_met_says_what_can() -> None:
     assert np.isnan(opened.gradients).all()
 
 
+def test_an_arena_that_the_machine_does_not_have_leaves_the_backend_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = bundle_of("default")
+    opened, small, large = Opened(bundle), frame(bundle), frame(bundle, 4, 4)
+    expected = copied(opened.outputs("all", small))
+
+    def allocate(count: int) -> Any:
+        if count > 2**16:
+            raise MemoryError
+        return np.empty(count, np.uint8)
+
+    with monkeypatch.context() as context:
+        context.setattr("edgeadapt.runtime.native_backend._aligned_bytes", allocate)
+        for _ in range(2):
+            with pytest.raises(BackendError, match=r"64x64 needs \d+ MiB.* memory budget"):
+                opened.engine.gradients("all", large)
+    small.restored.fill(np.nan)
+    opened.gradients.fill(np.nan)
+    assert_equal(opened.outputs("all", small), expected)
+
+
 def test_bf16_stays_close() -> None:
     bundle = bundle_of("default")
     at, other = frame(bundle, 4, 5), frame(bundle, 4, 5)
