@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import NamedTuple
 
 from edgeadapt.errors import ArrayError
 from edgeadapt.kernels.tensors import BF16, DTYPES, F32, PlaneArgs, TensorArgs
@@ -129,23 +130,43 @@ def packed_size(spec: ConvSpec, inputs: int, outputs: int) -> int:
     return lanes * outputs * (36 if spec.algorithm == "winograd" else prod(spec.kernel))
 
 
-def choose_algorithm(
-    spec: ConvSpec, inputs: int, outputs: int, size: tuple[int, int], lanes: int
-) -> str:
-    """Which algorithm is faster for an output of ``size``, with vectors of ``lanes`` pixels.
+class Vectors(NamedTuple):
+    """What a level computes with: floats in a vector, and whether it multiplies bfloat16 itself."""
 
-    Counts multiplications of vectors, and what copying or transforming a channel is worth in them.
-    The weights are fitted to the times of some twenty sizes, of 1 to 128 channels, on an AMD Zen 4;
-    of these it picks the faster one or one that takes at most a twentieth more.
+    lanes: int
+    bf16: bool
+
+
+def choose_algorithm(
+    spec: ConvSpec, inputs: int, outputs: int, size: tuple[int, int], vectors: Vectors
+) -> ConvSpec:
+    """The same convolution by the algorithm that is faster for an output of ``size``.
+
+    One that may round to bfloat16 is computed in float32 where the instruction set has no products
+    of bfloat16, and where Winograd's algorithm, which needs float32, takes less time all the same.
     """
-    if not replace(spec, algorithm="direct").winograd_fits():
-        return "direct"
+    ways = [replace(spec, algorithm="direct", compute=spec.compute if vectors.bf16 else "f32")]
+    plain = replace(spec, algorithm="direct", compute="f32")
+    if plain.winograd_fits():
+        ways.append(replace(plain, algorithm="winograd"))
+    return min(ways, key=lambda way: _work(way, inputs, outputs, size, vectors.lanes))
+
+
+def _work(spec: ConvSpec, inputs: int, outputs: int, size: tuple[int, int], lanes: int) -> float:
+    """Multiplications of vectors, and what copying or transforming a channel is worth in them.
+
+    The factors are fitted to the times of some twenty sizes, of 1 to 128 channels, on an AMD Zen 4;
+    of these the faster way is picked, or one that takes at most a twentieth more.
+    """
     products = inputs * outputs
-    vectors = size[0] * -(-size[1] // lanes)
-    squares = -(-size[0] // 4) * -(-size[1] // (4 * lanes))  # in vectors
-    direct = vectors / 4 * (36 * products + 20 * inputs + 32 * outputs)
-    winograd = squares * (36 * products + 530 * inputs + 170 * outputs)
-    return "winograd" if winograd < direct else "direct"
+    if spec.algorithm == "winograd":
+        squares = -(-size[0] // 4) * -(-size[1] // (4 * lanes))  # of 4 x 4, in vectors
+        return squares * (36 * products + 530 * inputs + 170 * outputs)
+    rows = size[0] * -(-size[1] // lanes)
+    taps = prod(spec.kernel)
+    if spec.compute == "bf16":
+        return rows * (taps / 2 * products + 15 * inputs + 15 * outputs)
+    return rows * (taps * products + 5 * inputs + 8 * outputs)
 
 
 def conv(

@@ -43,7 +43,7 @@ class Kernels:
 
     def __init__(self, library: Library, level: str) -> None:
         self._library, self._level = library, level
-        self.lanes = LANES[level]  # float32 in a vector
+        self.vectors = conv.Vectors(LANES[level], level.endswith("bf16"))
         self._found: dict[str, Kernel] = {}
 
     def find(self, op: Op, arguments: type[Arguments]) -> Kernel:

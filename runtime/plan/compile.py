@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.errors import ConfigError
+from edgeadapt.kernels.conv import Vectors
 from edgeadapt.runtime.backend import EngineOptions, Precision
 from edgeadapt.runtime.plan.algorithm import choose_algorithms
 from edgeadapt.runtime.plan.bind import Kernels, packed_elements
@@ -32,6 +33,9 @@ MOST_BYTES = 6 * 2**30  # what a device with 8 GB has left: above that, any reco
 _CHECKED_SIDE = 16  # pixels, at least, of the image for which a graph's operators are looked up
 
 
+_VECTORS = Vectors(16, bf16=False)  # where nothing is known of the machine
+
+
 @dataclass(frozen=True)
 class Target:
     """What a plan is made for: what is asked for, and the kernels that will run it."""
@@ -39,13 +43,13 @@ class Target:
     precision: Precision = "fp32"
     memory_budget: int | None = None  # bytes of the arena
     scratch_bytes: ScratchBytes = no_scratch  # asks a kernel for its working memory
-    lanes: int = 16  # float32 in a vector
+    vectors: Vectors = _VECTORS
 
 
 def target_of(options: EngineOptions, kernels: Kernels, threads: int) -> Target:
     """What a user's options and this machine's kernels ask of a plan."""
     scratch = kernels.scratch_bytes(threads)
-    return Target(options.precision, options.memory_budget, scratch, kernels.lanes)
+    return Target(options.precision, options.memory_budget, scratch, kernels.vectors)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def compile_graph(
     program = fuse(read(bundle, graph, height, width))
     if target.precision == "bf16":
         program = to_bf16(program)
-    program = pack(choose_algorithms(schedule(program), target.lanes), packed_elements)
+    program = pack(choose_algorithms(schedule(program), target.vectors), packed_elements)
     program = _economise(program, target)
     if step_sizes is not None:
         program = update_weights(program, step_sizes)

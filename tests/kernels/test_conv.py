@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.conv import ConvSpec, choose_algorithm, conv, pack_weights
+from edgeadapt.kernels.conv import ConvSpec, Vectors, choose_algorithm, conv, pack_weights
 from edgeadapt.kernels.reference import conv as reference
 from edgeadapt.kernels.tensors import PlaneArgs, TensorArgs
 
@@ -327,13 +327,24 @@ def test_the_reference_is_what_torch_computes(case):
     np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_winograd_is_chosen_where_it_spares_time():
-    size = (256, 256)
-    assert choose_algorithm(same(3), 16, 16, size, 16) == "winograd"
-    assert choose_algorithm(same(3), 16, 1, size, 16) == "direct"
-    assert choose_algorithm(same(3), 16, 16, (4, 4), 16) == "direct"  # a vector of 16 squares
-    for other in (same(1), same(3, strides=(2, 2)), same(3, compute="bf16"), same(3, group=2)):
-        assert choose_algorithm(other, 16, 16, size, 16) == "direct"
+@pytest.mark.parametrize("bf16", [False, True])
+def test_winograd_is_chosen_where_it_spares_time(bf16):
+    def chosen(spec, inputs, outputs, size=(256, 256)):
+        found = choose_algorithm(spec, inputs, outputs, size, Vectors(16, bf16))
+        assert (found.kernel, found.strides, found.pads) == (spec.kernel, spec.strides, spec.pads)
+        return found.algorithm, found.compute
+
+    assert chosen(same(3), 16, 16) == ("winograd", "f32")
+    assert chosen(same(3), 16, 1) == ("direct", "f32")
+    assert chosen(same(3), 16, 16, (4, 4)) == ("direct", "f32")  # a vector of 16 squares
+    for other in (same(1), same(3, strides=(2, 2)), same(3, group=2)):
+        assert chosen(other, 16, 16) == ("direct", "f32")
+    # What may be rounded is, where products of bfloat16 exist and Winograd's are not fewer still.
+    rounded = "bf16" if bf16 else "f32"
+    assert chosen(same(3, compute="bf16"), 64, 64) == ("winograd", "f32")
+    narrow = chosen(same(3, compute="bf16"), 64, 64, (32, 32))
+    assert narrow == ("direct" if bf16 else "winograd", rounded)
+    assert chosen(same(1, compute="bf16"), 32, 16) == ("direct", rounded)
 
 
 def images(*channels, size=(4, 5)):

@@ -7,6 +7,7 @@ import pytest
 
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.graphs import GRADIENT_PREFIX
+from edgeadapt.kernels.conv import Vectors
 from edgeadapt.runtime.plan.algorithm import choose_algorithms
 from edgeadapt.runtime.plan.bind import packed_elements
 from edgeadapt.runtime.plan.check import check
@@ -54,7 +55,7 @@ def test_a_weight_is_packed_once_for_all_scales_that_share_it(program: Program) 
 
 
 def test_different_algorithms_get_different_packings(program: Program) -> None:
-    chosen = choose_algorithms(program, 16)
+    chosen = choose_algorithms(program, Vectors(16, bf16=True))
     used = {op.attributes.get("algorithm", "direct") for op in chosen.ops if op.kind == "conv"}
     assert used == {"direct", "winograd"}
     result = packed(chosen)
@@ -123,7 +124,7 @@ def test_bf16_leaves_what_kernels_cannot_read_in_float32(program: Program) -> No
 
 
 def test_packed_weights_have_room_for_what_the_kernel_writes(program: Program) -> None:
-    result = packed(choose_algorithms(program, 16))
+    result = packed(choose_algorithms(program, Vectors(16, bf16=True)))
     for op in result.ops:
         if op.kind == "pack_weights":
             weight = result.tensors[op.inputs["weight"]]
