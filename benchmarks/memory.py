@@ -20,6 +20,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeadapt.benchmarks.peers import Work, make_peer
 from edgeadapt.benchmarks.tradeoff import Setup, restore_with
 from edgeadapt.bundle import open_bundle
@@ -27,6 +30,8 @@ from edgeadapt.errors import EdgeadaptError
 from edgeadapt.runtime.session import Session
 from edgeadapt.testing import photo
 
+U8 = npt.NDArray[np.uint8]
+_TILE = 64
 _CALLS = 3  # an engine may grow in its second call; later ones repeat it
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -74,7 +79,8 @@ def measure(name: str, operation: str, work: Work) -> int:
     bundle = open_bundle(work.bundle)
 
     def opened(height: int, width: int) -> Callable[[], Any]:
-        peer = make_peer(name, bundle, replace(work, height=height, width=width))
+        smaller = replace(work, height=height, width=width)
+        peer = make_peer(name, bundle, smaller, picture=_picture(height, width))
         return getattr(peer, operation)
 
     return _peak_of(opened, work.height, work.width)
@@ -85,7 +91,7 @@ def measure_session(setup: Setup, bundle: str) -> int:
 
     def opened(height: int, width: int) -> Callable[[], Any]:
         session = Session(bundle, setup.backend, setup.threads, setup.precision)
-        image = photo(0, height, width)
+        image = _picture(height, width)
 
         def call() -> None:
             restore_with(session, setup, image)
@@ -106,6 +112,13 @@ def _peak_of(opened: Callable[[int, int], Callable[[], Any]], height: int, width
     for _ in range(_CALLS):
         call()
     return _peak_bytes() - before
+
+
+def _picture(height: int, width: int) -> U8:
+    """A photo again and again: to draw a large one takes more memory than some engines."""
+    tile = photo(0, _TILE, _TILE)
+    rows, columns = -(-height // _TILE), -(-width // _TILE)
+    return np.tile(tile, (rows, columns, 1))[:height, :width].copy()
 
 
 def _reason(traceback: str) -> str:

@@ -24,6 +24,7 @@ from edgeadapt.runtime.optimizer import make_optimizer
 from edgeadapt.testing import compare_gradients, photo
 
 F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
 
 # Relative L2 of all gradients as one vector, and of the loss: float32 sums over an image differ by
 # a few 1e-6.
@@ -136,9 +137,12 @@ def torch_names(with_compile: bool, half: bool = False) -> list[str]:
     return names + [name + HALF for name in names] if half else names
 
 
-def make_peer(name: str, bundle: Bundle, work: Work, seed: int = 0) -> Peer:
-    """Open a peer, a backend's name or one of `torch_names`, for the photo of ``seed``."""
-    picture = photo(seed, work.height, work.width)
+def make_peer(
+    name: str, bundle: Bundle, work: Work, seed: int = 0, picture: U8 | None = None
+) -> Peer:
+    """Open a peer, a backend's name or one of `torch_names`, for a picture or photo ``seed``."""
+    if picture is None:
+        picture = photo(seed, work.height, work.width)
     image = to_network(picture, bundle.manifest.image.size_multiple)
     if not is_torch(name):
         precision: Precision = "bf16" if name.endswith(HALF) else "fp32"

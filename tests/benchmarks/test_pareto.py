@@ -25,6 +25,7 @@ def test_nobody_dominates_the_front_and_it_dominates_the_rest(
     front = pareto_front([cost for cost, _ in offers], [gain for _, gain in offers])
     assert len(set(front)) == len(front)
     kept = [offers[place] for place in front]
+    assert not any(math.isnan(value) for offer in kept for value in offer)
     assert not any(dominates(one, other) for one in offers for other in kept)
     for place, offer in enumerate(offers):
         if place not in front:

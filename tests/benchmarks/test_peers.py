@@ -190,7 +190,8 @@ def test_memory_that_cannot_be_measured_is_an_error(net: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux forgets its peak")
 def test_memory_before_the_peer_does_not_count(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Heavy:
-        def __init__(self, name: str, bundle: Bundle, work: Work) -> None:
+        def __init__(self, name: str, bundle: Bundle, work: Work, picture: Any) -> None:
+            assert picture.shape == (work.height, work.width, 3)
             self._size = 30 * 2**20 if work.height > 1 else 90 * 2**20
 
         def step(self) -> None:
