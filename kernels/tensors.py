@@ -92,7 +92,7 @@ class PlaneArgs(ctypes.Structure):
             raise ArrayError(f"an image must be (1, C, H, W), got shape {tuple(shape)}.")
         if shape[3] > 1 and strides[3] != 1:
             raise ArrayError(
-                f"the rows of an image must be contiguous, got strides {tuple(strides)} in elements."
+                f"an image's rows must be contiguous, got strides {tuple(strides)} in elements."
             )
         return cls(address, _code(dtype), *shape[1:], strides[1], strides[2])
 

@@ -34,7 +34,7 @@ IMAGE = np.zeros((1, 2, 3, 4), np.float32)
 REFUSED = {
     r"must be \(1, C, H, W\), got shape \(2, 3, 4\)": lambda: PlaneArgs.of(IMAGE[0]),
     r"must be \(1, C, H, W\), got shape \(2, 1": lambda: PlaneArgs.of(IMAGE.swapaxes(0, 1)),
-    "rows of an image must be contiguous, got strides": lambda: PlaneArgs.of(IMAGE[..., ::2]),
+    "rows must be contiguous, got strides": lambda: PlaneArgs.of(IMAGE[..., ::2]),
     "must be float32, uint16 .* or bool, got float64": lambda: TensorArgs.of(np.zeros(2)),
     "one of f32, bf16, bool, got 'f16'": lambda: TensorArgs.at(0, (2,), (1,), "f16"),
     "up to 6 axes": lambda: TensorArgs.at(0, (1,) * 7, (1,) * 7, "f32"),
