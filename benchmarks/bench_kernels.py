@@ -61,5 +61,5 @@ def measure(benchmark: BenchmarkFixture, problem: Problem) -> None:
     problem.check()
     benchmark.pedantic(problem.run, rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS)
     if problem.operations and benchmark.stats is not None:
-        seconds = benchmark.stats.stats.median
+        seconds = float(benchmark.stats.stats.median)
         benchmark.extra_info["gflops"] = round(problem.operations / seconds / 1e9, 1)
