@@ -133,16 +133,17 @@ from edgeadapt.kernels.update import SgdArgs, segments_of, sgd_arguments
 
 opened, ones = open_library(), np.ones(30000, np.float32)
 segments = segments_of(ones)
-arguments = sgd_arguments(np.zeros_like(ones), ones, segments)
+weights = np.zeros_like(ones)
+arguments = sgd_arguments(weights, ones, segments)
 kernel, team = opened.kernel(opened.levels[-1], "sgd", SgdArgs), opened.team(2)
 calls, running = (Call * 1000)(*[kernel.call(arguments)] * 1000), threading.Event()
 
-def work():
+def work(*kept):  # globals are dropped while the process ends, what a running thread holds is not
     while True:
         opened.run(calls, team)
         running.set()
 
-threading.Thread(target=work, daemon=True).start()
+threading.Thread(target=work, args=(weights, ones, segments, arguments), daemon=True).start()
 running.wait()
 """
 
