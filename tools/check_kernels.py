@@ -101,7 +101,9 @@ def main() -> int:
     try:
         variables = checks[sys.argv[1]]()
     except (native.BuildError, BackendError) as error:
-        sys.stderr.write(f"NOT CHECKED: {error}\n{_NEEDS[sys.argv[1]]}\n")
+        sys.stderr.write(f"NOT CHECKED: {error}\n")
+        if str(error).startswith("no "):  # a program is missing; else it is what a compiler said
+            sys.stderr.write(f"{_NEEDS[sys.argv[1]]}\n")
         return 1
     # A sanitizer ends the process: what it has to say must not wait in pytest's capture.
     command = [sys.executable, "-m", "pytest", "-n0", "--capture=sys", str(TESTS)]

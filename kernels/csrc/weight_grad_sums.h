@@ -7,9 +7,19 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
+// Pairs of bfloat16 ones. GCC 12 for Arm would load the constant as float16 ones, which are others:
+// it must not see what it is.
+EA_INLINE VecInt pairs_of_one() {
+  VecInt ones = VecInt{} + 0x3f803f80;
+#if defined(__aarch64__)
+  asm("" : "+w"(ones));
+#endif
+  return ones;
+}
+
 EA_INLINE Vec add_pixels(Vec sum, const float* p) { return sum + load(p); }
 EA_INLINE Vec add_pixels(Vec sum, const uint16_t* p) {
-  if constexpr (native_bf16) return dot(sum, load_pixels(p), VecInt{} + 0x3f803f80);  // times one
+  if constexpr (native_bf16) return dot(sum, load_pixels(p), pairs_of_one());
   return sum + (load_any(p) + load_any(p + lanes));
 }
 
