@@ -26,7 +26,7 @@ from edgeadapt.runtime.plan.update import update_weights
 
 # Without a budget a plan may take this much. Of one that needs more, half is computed again instead
 # of kept, if that is at most a few percent of the work: devices have little memory, and bandwidth
-# is what they lack most.
+# is what they lack most. In bfloat16 everything takes half as it is.
 LITTLE_BYTES = 512 * 2**20
 CHEAP_WORK = 1.12
 MOST_BYTES = 6 * 2**30  # what a device with 8 GB has left: above that, any recomputation is cheap
@@ -92,7 +92,7 @@ def _economise(program: Program, target: Target) -> Program:
     if target.memory_budget is not None:
         return fit(program, target.memory_budget, target.scratch_bytes)
     needed = max(live_bytes(program, target.scratch_bytes))
-    if needed <= LITTLE_BYTES:
+    if needed <= LITTLE_BYTES or (target.precision == "bf16" and needed <= MOST_BYTES):
         return program
     budget = min(max(needed // 2, LITTLE_BYTES), MOST_BYTES)
     try:
