@@ -86,7 +86,7 @@ def build(place: Path, objects: Path, options: Options | None = None) -> Path:
         # A process may have the old one open: another file takes its place.
         fresh = library.with_name(f"{LIBRARY}.{os.getpid()}")
         link = ["-shared", "-pthread", "-static-libgcc", "-Wl,--as-needed"]
-        _run([*compiler, *link, *_sanitize(options), *map(str, made), "-o", str(fresh)])
+        run_compiler([*compiler, *link, *_sanitize(options), *map(str, made), "-o", str(fresh)])
         fresh.replace(library)
     return library
 
@@ -116,7 +116,7 @@ def compile_all(compiler: list[str], objects: Path, options: Options) -> list[Pa
             for stem in (TABLE, *stems)
         ]
     with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
-        return list(pool.map(lambda one: _compile(one[0], one[1], one[2], options.say), work))
+        return list(pool.map(lambda one: compile_file(one[0], one[1], one[2], options.say), work))
 
 
 def find_compiler(options: Options) -> list[str]:
@@ -165,7 +165,9 @@ def _sanitize(options: Options) -> list[str]:
     return [f"-fsanitize={options.sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1"]
 
 
-def _compile(source: Path, made: Path, command: list[str], say: Callable[[str], object]) -> Path:
+def compile_file(
+    source: Path, made: Path, command: list[str], say: Callable[[str], object]
+) -> Path:
     """Compile one file unless its object is newer than all it was made of, by the same command."""
     mark = hashlib.sha256("\0".join(command).encode()).hexdigest()
     needs, marked = made.with_suffix(".d"), made.with_suffix(".command")
@@ -176,7 +178,7 @@ def _compile(source: Path, made: Path, command: list[str], say: Callable[[str], 
             return made
     say(f"compiling {made.stem}")
     marked.unlink(missing_ok=True)
-    _run([*command, "-MMD", "-MF", str(needs), "-c", str(source), "-o", str(made)])
+    run_compiler([*command, "-MMD", "-MF", str(needs), "-c", str(source), "-o", str(made)])
     marked.write_text(mark)
     return made
 
@@ -193,7 +195,8 @@ def _write(place: Path, text: str) -> None:
         place.write_text(text)
 
 
-def _run(command: list[str]) -> None:
+def run_compiler(command: list[str]) -> None:
+    """Run a command and show what it says; raises BuildError if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     sys.stderr.write(done.stderr)
     if done.returncode != 0:

@@ -207,10 +207,10 @@ EA_DEVICE bool aligned(const void* address, int bytes) {
 // As many bytes as one instruction moves, at most 16.
 template <int bytes>
 struct alignas(bytes) Packet {
-  uint8_t byte[bytes];
+  uint32_t word[bytes / 4];
 };
 
-// 2, 4 or 8 elements; p is a multiple of their bytes, or of 16 if they are more.
+// 2, 4 or 8 elements, 4 bytes or more; p is a multiple of their bytes, or of 16 if they are more.
 template <int count, class T>
 EA_DEVICE void load(const T* p, float (&values)[count]) {
   constexpr int bytes = count * sizeof(T) < 16 ? count * sizeof(T) : 16;

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from support.guarded import PATTERN, Guards
 
 Array = npt.NDArray[Any]
-NUMPY = {"f32": np.float32, "bf16": np.uint16, "bool": np.bool_}
+NUMPY = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "bool": np.bool_}
 
 
 class Layout(NamedTuple):
@@ -79,7 +79,7 @@ def to_bf16(values: Array) -> npt.NDArray[np.uint16]:
 
 
 def wide(array: Array) -> npt.NDArray[np.float64]:
-    """What an array of float32, bfloat16 bits or bool means."""
+    """What an array of float32, float16, bfloat16 bits or bool means."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return array.astype(np.float64)
