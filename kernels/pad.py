@@ -41,7 +41,7 @@ def pad(
     Raises:
         ArrayError: if the sizes or types do not fit together.
     """
-    _check("pad", ("x", x), ("y", y), pads, mode)
+    check_pads("pad", ("x", _shape(x)), ("y", _shape(y)), pads, mode)
     if x.dtype != y.dtype:
         raise ArrayError(f"pad: y must have x's type {x.dtype}, got {y.dtype}.")
     longs = ctypes.c_int64 * MAX_RANK
@@ -58,7 +58,7 @@ def pad_grad(grad_y: TensorArgs, y: TensorArgs, *, pads: Sequence[int], mode: st
     """
     if mode == "constant":
         raise ArrayError("pad_grad: mode must be reflect or edge: of a constant it is a slice.")
-    _check("pad_grad", ("y", y), ("grad_y", grad_y), pads, mode)
+    check_pads("pad_grad", ("y", _shape(y)), ("grad_y", _shape(grad_y)), pads, mode)
     if min(pads) < 0:
         raise ArrayError(f"pad_grad: pads must not be negative, got {tuple(pads)}.")
     if BOOL in (grad_y.dtype, y.dtype):
@@ -67,28 +67,29 @@ def pad_grad(grad_y: TensorArgs, y: TensorArgs, *, pads: Sequence[int], mode: st
     return PadArgs(grad_y, y, longs(*pads[: y.rank]), MODES[mode], 0.0)
 
 
-def _check(
+def check_pads(
     kernel: str,
-    inner: tuple[str, TensorArgs],
-    outer: tuple[str, TensorArgs],
+    inner: tuple[str, Sequence[int]],
+    outer: tuple[str, Sequence[int]],
     pads: Sequence[int],
     mode: str,
 ) -> None:
-    """That ``outer`` is ``inner`` with ``pads`` around."""
+    """Raise an `ArrayError` unless the shape ``outer`` is ``inner`` with ``pads`` around."""
     if mode not in MODES:
         raise ArrayError(f"{kernel}: mode must be one of {', '.join(MODES)}, got {mode!r}.")
-    rank, sizes = inner[1].rank, inner[1].shape[: inner[1].rank]
-    if rank < 1 or outer[1].rank != rank or len(pads) != 2 * rank:
+    (name, sizes), (other, found) = inner, outer
+    rank = len(sizes)
+    if rank < 1 or len(found) != rank or len(pads) != 2 * rank:
         raise ArrayError(
-            f"{kernel}: {inner[0]}, {outer[0]} and half of pads must have one number of axes from "
-            f"1 up, got {rank}, {outer[1].rank} and {len(pads) / 2:g}."
+            f"{kernel}: {name}, {other} and half of pads must have one number of axes from "
+            f"1 up, got {rank}, {len(found)} and {len(pads) / 2:g}."
         )
     around = list(zip(pads[:rank], pads[rank:], strict=True))
     wanted = [size + sum(ends) for size, ends in zip(sizes, around, strict=True)]
-    if list(outer[1].shape[:rank]) != wanted or min(*sizes, *wanted) < 1:
+    if list(found) != wanted or min(*sizes, *wanted) < 1:
         raise ArrayError(
-            f"{kernel}: {inner[0]} {tuple(sizes)} with pads {tuple(pads)} cannot be "
-            f"{outer[0]} {tuple(outer[1].shape[:rank])}."
+            f"{kernel}: {name} {tuple(sizes)} with pads {tuple(pads)} cannot be "
+            f"{other} {tuple(found)}."
         )
     if mode == "reflect":
         for size, ends in zip(sizes, around, strict=True):
@@ -96,3 +97,7 @@ def _check(
                 raise ArrayError(
                     f"{kernel}: an axis of {size} can be mirrored by less than that, got {ends}."
                 )
+
+
+def _shape(tensor: TensorArgs) -> tuple[int, ...]:
+    return tuple(tensor.shape[: tensor.rank])

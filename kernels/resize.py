@@ -69,10 +69,10 @@ def _arguments(
     check_images(kernel, images, x.channels)
     if add is not None:
         check_size(kernel, "add", add, y.height, y.width)
-    factor, enlarge = _factor(kernel, scale)
+    factor, enlarge = whole_factor(kernel, scale)
     before, after = forward
     for small, large in ((before.height, after.height), (before.width, after.width)):
-        if not _fits(small, large, factor, enlarge, mode):
+        if not fits(small, large, factor, enlarge, mode):
             raise ArrayError(
                 f"{kernel}: {size_of(before)} resized by {scale:g} ({mode}) cannot be "
                 f"{size_of(after)}."
@@ -80,8 +80,12 @@ def _arguments(
     return ResizeArgs(x, add or PlaneArgs(), y, factor, enlarge, mode == "linear")
 
 
-def _factor(kernel: str, scale: float) -> tuple[int, bool]:
-    """The whole number, and whether it enlarges."""
+def whole_factor(kernel: str, scale: float) -> tuple[int, bool]:
+    """The whole number, and whether it enlarges.
+
+    Raises:
+        ArrayError: if ``scale`` is neither n nor 1 / n.
+    """
     enlarge = scale >= 1
     factor = round(scale if enlarge else 1 / scale) if scale > 0 else 0
     if factor < 1 or abs((scale if enlarge else 1 / scale) - factor) > 1e-4 * factor:
@@ -89,7 +93,8 @@ def _factor(kernel: str, scale: float) -> tuple[int, bool]:
     return factor, enlarge
 
 
-def _fits(before: int, after: int, factor: int, enlarge: bool, mode: str) -> bool:
+def fits(before: int, after: int, factor: int, enlarge: bool, mode: str) -> bool:
+    """Whether a side of ``before`` pixels can be resized to one of ``after``."""
     if enlarge:
         return after == before * factor
     # A slice with a step, which "nearest" is, may take a pixel of an incomplete last block.
