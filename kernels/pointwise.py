@@ -80,7 +80,7 @@ def pointwise(x: Sequence[TensorArgs], y: TensorArgs, expression: Sequence[Step]
                 f"{tuple(tensor.shape[: tensor.rank])}."
             )
         arguments.x[position] = tensor
-    _check_expression(expression, len(x))
+    check_expression(expression, len(x))
     slots = _share_slots(expression)
     for position, (function, operands) in enumerate(expression):
         step = arguments.step[position]
@@ -97,7 +97,8 @@ def _operand(argument: Argument) -> Operand:
     return Operand(value if place == "x" else MAX_INPUTS + value, 0.0)
 
 
-def _check_expression(expression: Sequence[Step], inputs: int) -> None:
+def check_expression(expression: Sequence[Step], inputs: int) -> None:
+    """Raise an `ArrayError` unless ``expression`` is one of ``inputs`` inputs."""
     if not 1 <= len(expression) <= MAX_STEPS:
         raise ArrayError(
             f"pointwise: an expression must have 1 to {MAX_STEPS} steps, got {len(expression)}."

@@ -10,9 +10,10 @@ from typing import Literal, Protocol, get_args
 from edgeadapt.bundle import Bundle
 from edgeadapt.runtime.optimizer import F32, Optimizer
 
-# What is computed with: "bf16" stores activations in bfloat16 and adds up in float32; weights,
-# gradients and the optimizer stay float32.
-Precision = Literal["fp32", "bf16"]
+# What is computed with. "tf32" multiplies with 10 bits of mantissa; "fp16" and "bf16" store
+# activations in 16 bits and multiply in them. Sums, weights, gradients and the optimizer are float32
+# throughout.
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 PRECISIONS: Sequence[Precision] = get_args(Precision)
 
 

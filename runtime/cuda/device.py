@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeadapt.errors import BackendError
 from edgeadapt.kernels.cuda.launch import Launch
 
 Array = npt.NDArray[Any]
@@ -176,6 +177,28 @@ def contiguous_bytes(operation: str, array: Array) -> int:
     if not array.flags.c_contiguous:
         raise ValueError(f"{operation}: the array must be contiguous, got strides {array.strides}")
     return int(array.nbytes)
+
+
+def holds(spans: Iterable[Span], array: Array) -> bool:
+    """Whether a contiguous array lies whole in one of ``spans``."""
+    begin, end = array.ctypes.data, array.ctypes.data + array.nbytes
+    return any(start <= begin and end <= start + size for start, size in spans)
+
+
+def out_of_memory(nbytes: int, free: int) -> BackendError:
+    """The error of an allocation that does not fit."""
+    return BackendError(
+        f"CUDA: {nbytes:,} bytes of device memory were asked for and {free:,} are free.",
+        "give a smaller image or a smaller scope, or close what else uses the GPU.",
+    )
+
+
+def no_kernels(info: DeviceInfo, reason: str) -> BackendError:
+    """The error where the compiled kernels hold none for a device and none can be compiled."""
+    return BackendError(
+        f"there are no CUDA kernels for {info.name} ({info.architecture}): {reason}.",
+        "install nvcc, which compiles them once, or use another backend.",
+    )
 
 
 def byte_count(shape: Sequence[int], dtype: npt.DTypeLike) -> int:

@@ -5,12 +5,12 @@ What each kind of operation wants of its operands is in `check_kinds`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from edgeadapt.runtime.plan.check_kinds import WANTS
 from edgeadapt.runtime.plan.check_memory import Written
 from edgeadapt.runtime.plan.ir import BYTES, Op, Program, Tensor
-from edgeadapt.runtime.plan.kinds import KINDS, MAX_RANK, Kind
+from edgeadapt.runtime.plan.kinds import KINDS, MAX_RANK
 from edgeadapt.runtime.plan.shapes import reach
 
 _STORAGES = ("arena", "image", "restored", "weights", "gradients", "constant")
@@ -29,7 +29,11 @@ def check(program: Program) -> None:
     for name in program.constants:
         _want(name in program.tensors, f"{name}: a constant without a tensor")
     written = Written(program)
-    packed = {op.outputs.get("y", "") for op in program.ops if op.kind == "pack_weights"}
+    packed = {
+        op.outputs.get("y", "")
+        for op in program.ops
+        if op.kind in ("pack_weights", "pack_together")
+    }
     for position, op in enumerate(program.ops):
         try:
             _check_roles(program, op)
@@ -38,7 +42,8 @@ def check(program: Program) -> None:
                 for role, name in (*op.inputs.items(), *op.outputs.items())
             }
             _check_types(op, operands)
-            WANTS[op.kind](op, operands, op.inputs.get("weight") in packed)
+            weight = op.inputs.get("weight")
+            WANTS[op.kind](op, operands, weight is not None and program.base(weight) in packed)
             _check_order(program, written, op)
         except ValueError as error:
             raise ValueError(f"operation {position}, {op.kind} ({op.origin}): {error}") from error
@@ -62,6 +67,9 @@ def _check_tensor(program: Program, tensor: Tensor) -> None:
     placed = tensor.storage in ("weights", "gradients") and not tensor.view
     _want(tensor.offset == 0 or placed, f"{name}: an offset, but not within a flat array")
     _want(tensor.offset >= 0, f"{name}: offset {tensor.offset}")
+    if tensor.channels_last and not tensor.view:
+        image = len(tensor.shape) == 4 and tensor.shape[0] == 1 and tensor.storage == "arena"
+        _want(image, f"{name}: {tensor.shape} in {tensor.storage} cannot be channels last")
     if tensor.view:
         _check_view(program, tensor)
     elif tensor.storage == "constant":
@@ -76,8 +84,8 @@ def _check_view(program: Program, tensor: Tensor) -> None:
     base = program.tensors.get(view.base)
     if base is None or base.view is not None:
         raise ValueError(f"{name}: its base {view.base} is " + ("a view" if base else "missing"))
-    same = (base.dtype, base.storage) == (tensor.dtype, tensor.storage)
-    _want(same, f"{name}: other type or storage than its base {base.name}")
+    own, bases = ((t.dtype, t.storage, t.channels_last) for t in (tensor, base))
+    _want(own == bases, f"{name}: other type or storage than its base {base.name}")
     _want(len(view.strides) == len(tensor.shape), f"{name}: {view.strides} for {tensor.shape}")
     if tensor.size:
         first, last = reach(view.offset, tensor.shape, view.strides)
@@ -93,8 +101,8 @@ def _check_roles(program: Program, op: Op) -> None:
         _want(name in program.tensors, f"{name} is no tensor")
         rank = len(program.tensors[name].shape)
         _want(rank <= MAX_RANK, f"{name} has {rank} axes, {MAX_RANK} is the most")
-    inputs = {*kind.required, *_optional(kind, op)}
-    outputs = {*kind.outputs, *kind.optional_outputs}
+    inputs = {*kind.required, *_numbered(kind.optional, len(op.inputs))}
+    outputs = {*kind.outputs, *_numbered(kind.optional_outputs, len(op.outputs))}
     attributes = {*kind.attributes, *kind.optional_attributes}
     for what, have, required, allowed in (
         ("input", op.inputs, kind.required, inputs),
@@ -107,11 +115,11 @@ def _check_roles(program: Program, op: Op) -> None:
             _want(role in allowed, f"has no {what} {role}")
 
 
-def _optional(kind: Kind, op: Op) -> Iterator[str]:
-    """Roles that may be there; of numbered ones as many as there are inputs."""
-    for role in kind.optional:
+def _numbered(roles: Iterable[str], count: int) -> Iterator[str]:
+    """Roles that may be there; of numbered ones as many as there are operands."""
+    for role in roles:
         if role.endswith("*"):
-            yield from (f"{role[:-1]}{number}" for number in range(len(op.inputs)))
+            yield from (f"{role[:-1]}{number}" for number in range(count))
         else:
             yield role
 
@@ -131,7 +139,7 @@ def _check_order(program: Program, written: Written, op: Op) -> None:
     for role, name in op.outputs.items():
         storage = program.tensors[name].storage
         _want(
-            storage not in _GIVEN or role == "weight_new",
+            storage not in _GIVEN or role.startswith("weight_new"),
             f"{name} is written, but is the session's",
         )
         written.write(op, role)

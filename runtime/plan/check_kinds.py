@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeadapt.runtime.plan.ir import Op, Shape, Tensor
 from edgeadapt.runtime.plan.kinds import FUNCTIONS, MAX_SOURCES, MAX_STEPS
-from edgeadapt.runtime.plan.shapes import is_contiguous, is_plane, spread, windows
+from edgeadapt.runtime.plan.shapes import is_contiguous, is_image, spread, windows
 
 Operands = Mapping[str, Tensor]
 Wants = Callable[[Op, Operands, bool], None]
@@ -37,7 +37,7 @@ def _planes(at: Operands, *roles: str) -> None:
     for role in roles:
         if role in at:
             tensor = at[role]
-            _want(is_plane(tensor), f"{role} is no (1, C, H, W) with contiguous rows: {tensor}")
+            _want(is_image(tensor), f"{role} is no (1, C, H, W) with contiguous rows: {tensor}")
 
 
 def _sources(at: Operands) -> Shape:
@@ -118,6 +118,17 @@ def _pack(op: Op, at: Operands, packed: bool) -> None:
     _want(is_contiguous(at["weight"]) and len(at["weight"].shape) == 4, "weight is strided")
     _, count = op.attributes["out_channels"] or (0, 0)
     _want(at["y"].size > 0 and count >= 0, "nothing is packed")
+
+
+@_wants("pack_together")
+def _pack_together(op: Op, at: Operands, packed: bool) -> None:
+    parts, end = op.attributes["parts"], 0
+    _want(len(parts) == len(op.inputs) > 0, f"{len(parts)} parts of {len(op.inputs)} weights")
+    for number, part in enumerate(parts):
+        _pack(Op("pack_weights", {}, {}, part), {"weight": at[f"weight{number}"], **at}, packed)
+        _want(part["offset"] >= end and part["count"] > 0, f"part {number} begins before {end}")
+        end = part["offset"] + part["count"]
+    _want(end <= at["y"].size, f"{end} elements in {at['y'].size}")
 
 
 @_wants("conv_weight_grad")
@@ -241,6 +252,15 @@ def _concat(op: Op, at: Operands, packed: bool) -> None:
     _want(0 <= axis < len(y) and len(parts) == len(op.inputs), f"axis {axis} of {parts}")
     alike = all((*p[:axis], *p[axis + 1 :]) == (*y[:axis], *y[axis + 1 :]) for p in parts)
     _want(alike and sum(p[axis] for p in parts) == y[axis], f"{parts} do not make {y}")
+
+
+@_wants("update_together")
+def _update_together(op: Op, at: Operands, packed: bool) -> None:
+    _want(len(op.inputs) == 2 * len(op.outputs), "not a gradient and a result for each weight")
+    for number in range(len(op.outputs)):
+        wanted = at[f"weight{number}"].shape
+        for role in (f"grad{number}", f"weight_new{number}"):
+            _shape(at, role, wanted)
 
 
 @_wants("update_sgd")

@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeadapt.runtime.plan.ir import Op, Program, Tensor
-from edgeadapt.runtime.plan.shapes import is_contiguous, reach
+from edgeadapt.runtime.plan.shapes import reach
 
 Mask = npt.NDArray[np.bool_]
 Region = tuple[str, int, tuple[int, ...], tuple[int, ...]]  # memory, offset, shape, strides
 
 # Results that take the place of an operand: sums go on where they lie.
-_SAME_PLACE: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("conv_weight_grad", "weight"): ("sum_weight",),
-    ("conv_weight_grad", "bias"): ("sum_bias",),
-    ("update_sgd", "weight_new"): ("weight",),
+_SAME_PLACE: Mapping[tuple[str, str], str] = {
+    ("conv_weight_grad", "weight"): "sum_weight",
+    ("conv_weight_grad", "bias"): "sum_bias",
+    ("update_sgd", "weight_new"): "weight",
+    ("update_together", "weight_new"): "weight",
 }
 
 
@@ -88,15 +89,17 @@ class Written:
                 self.stale.add(other)
         self.stale.discard(name)
         memory.values.append(name)
-        if tensor.size == memory.size and is_contiguous(tensor):
+        if tensor.size == memory.size:  # no element twice, so each once
             memory.full, memory.mask = True, None
         else:
             memory.part(region)[...] = True
 
     def _continues(self, op: Op, role: str, region: Region) -> bool:
         """Whether the output goes where an operand is that the operation may replace."""
-        same = _SAME_PLACE.get((op.kind, role), ())
-        roles = tuple(op.inputs) if op.kind == "pointwise" else same
+        name = role.rstrip("0123456789")
+        same = _SAME_PLACE.get((op.kind, name))
+        roles = tuple(op.inputs) if op.kind == "pointwise" else ()
+        roles = roles if same is None else (same + role[len(name) :],)
         places = [self._region(op.inputs[other]) for other in roles if other in op.inputs]
         if op.kind != "pointwise" and places and places[0] != region:
             raise ValueError(f"{role} must lie where {roles[0]} does")

@@ -17,7 +17,7 @@ from edgeadapt.runtime.plan.ir import Program
 from edgeadapt.runtime.plan.lifetimes import ScratchBytes, live_bytes, no_scratch
 from edgeadapt.runtime.plan.pack import pack
 from edgeadapt.runtime.plan.place import Placement, place
-from edgeadapt.runtime.plan.precision import to_bf16
+from edgeadapt.runtime.plan.precision import to_half
 from edgeadapt.runtime.plan.read import read
 from edgeadapt.runtime.plan.read_nodes import parse
 from edgeadapt.runtime.plan.remat import fit
@@ -79,7 +79,7 @@ def compile_graph(
     """
     program = fuse(read(bundle, graph, height, width))
     if target.precision == "bf16":
-        program = to_bf16(program)
+        program = to_half(program)
     program = pack(choose_algorithms(schedule(program), target.vectors), packed_elements)
     program = _economise(program, target)
     if step_sizes is not None:

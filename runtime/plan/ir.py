@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Shape = tuple[int, ...]
-Dtype = Literal["f32", "bf16", "bool"]
-BYTES: Mapping[Dtype, int] = {"f32": 4, "bf16": 2, "bool": 1}
+Dtype = Literal["f32", "bf16", "bool", "f16"]
+BYTES: Mapping[Dtype, int] = {"f32": 4, "bf16": 2, "bool": 1, "f16": 2}
 
 # Where a tensor lies. "arena" is the plan's own memory; the others belong to the session and stay
 # in place: the image and its restoration, the flat weights and gradients, constants of the graph.
@@ -34,7 +34,8 @@ class View:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value: its shape, type and place. Without a view it is contiguous, last axis fastest."""
+    """A value: its shape, type and place. Without a view its elements lie one after another, last
+    axis fastest; with ``channels_last`` pixel by pixel instead, (1, C, H, W) with C fastest."""
 
     name: str
     shape: Shape
@@ -43,6 +44,7 @@ class Tensor:
     view: View | None = None
     # Within the flat array of its storage (weights, gradients), in elements.
     offset: int = 0
+    channels_last: bool = False  # of a view: whether its base is
 
     @property
     def size(self) -> int:
@@ -52,7 +54,9 @@ class Tensor:
     @property
     def strides(self) -> Shape:
         """In elements."""
-        return self.view.strides if self.view else contiguous(self.shape)
+        if self.view:
+            return self.view.strides
+        return pixel_by_pixel(self.shape) if self.channels_last else contiguous(self.shape)
 
     @property
     def base(self) -> str:
@@ -123,6 +127,13 @@ def contiguous(shape: Shape) -> Shape:
     return tuple(int(prod(shape[axis + 1 :])) for axis in range(len(shape)))
 
 
+def pixel_by_pixel(shape: Shape) -> Shape:
+    """Strides in elements of an image (1, C, H, W) whose channels are fastest."""
+    _, channels, height, width = shape
+    return (channels * height * width, 1, width * channels, channels)
+
+
 def numpy_dtype(dtype: Dtype) -> np.dtype[Any]:
     """The type that holds a tensor's elements in numpy; bf16 as its bits."""
-    return np.dtype({"f32": np.float32, "bf16": np.uint16, "bool": np.bool_}[dtype])
+    types = {"f32": np.float32, "bf16": np.uint16, "bool": np.bool_, "f16": np.float16}
+    return np.dtype(types[dtype])

@@ -13,8 +13,8 @@ conv                x0 [x1 x2 x3] weight [bias] [add0] [add1] [post] [mask] -> y
     ``mask`` is given: times 1 where mask > 0, times ``mask_slope`` elsewhere. ``weight`` is
     the parameter (Co, Ci / group, kh, kw), transposed (Ci, Co / group, kh, kw), as it lies in the
     flat array, or after the stage `pack` what `pack_weights` made of it.
-    ``compute`` "bf16" rounds what is multiplied to bfloat16 and adds up in float32; it is "f32"
-    where it is absent, and belongs to pack_weights and conv_weight_grad as well. ``algorithm`` is
+    ``compute`` "bf16", "f16" or "tf32" rounds what is multiplied to that and adds up in float32; it
+    is "f32" where it is absent, and belongs to pack_weights and conv_weight_grad as well. ``algorithm`` is
     "direct" (also where it is absent) or "winograd", the same for pack_weights.
     kernel (2), strides (2), pads (top, left, bottom, right; may be negative), dilations (2), group,
     transposed, slope | None, mask_slope, out_channels (first, count) of the weight's; y has
@@ -22,10 +22,14 @@ conv                x0 [x1 x2 x3] weight [bias] [add0] [add1] [post] [mask] -> y
     (output padding) is settled by it.
 pack_weights        weight -> y
     The order, type and layout in which the engine's conv reads a weight; attributes as the conv's.
+pack_together       weight0 weight1 ... -> y
+    What as many pack_weights do, one behind the other in y. parts: for each the attributes of that
+    operation, its ``offset`` in elements of y and its ``count`` there.
 conv_weight_grad    x0 [x1 x2 x3] grad_y [sum_weight] [sum_bias] -> weight [bias]
     weight[o, c, u, v] = sum over i, j of grad_y[o, i, j] * x[c, i * stride + u * dilation - pad,
     j * ...], plus sum_weight; bias = sum of ``bias_of`` ("grad_y" or "x") over pixels, plus
-    sum_bias. sum_weight and weight lie in the same place, so do sum_bias and bias.
+    sum_bias. sum_weight and weight lie in the same place, so do sum_bias and bias. ``scale``, 1
+    where it is absent, multiplies the two sums before what they are added to.
     kernel, strides, pads, dilations, group, bias_of.
 pointwise           x0 ... x7 -> y
     One expression for each element; inputs have y's shape (a broadcast is a view with stride 0).
@@ -50,6 +54,9 @@ l1_loss             a b -> value [grad] value = value_scale * sum |a - b|; grad 
                                         sign(a - b), 0 where a = b
 concat              x0 x1 ... -> y      axis; only before the stage `fuse`, which leaves none
 update_sgd          weight grad -> weight_new   step_size; same place
+update_together     weight0 grad0 ... -> weight_new0 ...
+    A step of the optimizer for several parameters, each in its place. The optimizer's state and
+    step sizes belong to the engine.
 """
 
 from __future__ import annotations
@@ -75,7 +82,7 @@ MAX_SOURCES = 4  # of a convolution
 
 @dataclass(frozen=True)
 class Kind:
-    """The roles of one kind of operation; ``x*`` stands for x0, x1, ..."""
+    """The roles of one kind of operation; ``x*`` stands for x0, x1, ... as many as wanted."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -101,13 +108,14 @@ KINDS: Mapping[str, Kind] = {
         attributes=(*_CONV, "transposed", "out_channels"),
         optional_attributes=("compute", "algorithm"),
     ),
+    "pack_together": Kind((), ("weight*",), attributes=("parts",)),
     "conv_weight_grad": Kind(
         ("x0", "grad_y"),
         (*_SOURCES, "sum_weight", "sum_bias"),
         outputs=("weight",),
         optional_outputs=("bias",),
         attributes=(*_CONV, "bias_of"),
-        optional_attributes=("compute",),
+        optional_attributes=("compute", "scale"),
     ),
     "pointwise": Kind((), tuple(f"x{i}" for i in range(MAX_INPUTS)), attributes=("expression",)),
     "reduce": Kind(("x",), attributes=("how", "axes", "before", "after", "scale")),
@@ -128,4 +136,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "concat": Kind(("x0",), ("x*",), attributes=("axis",)),
     "update_sgd": Kind(("weight", "grad"), outputs=("weight_new",), attributes=("step_size",)),
+    "update_together": Kind(
+        (), ("weight*", "grad*"), outputs=(), optional_outputs=("weight_new*",)
+    ),
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgeadapt.runtime.plan.ir import Op, Program
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+ALIGNMENT = 256  # bytes: what GPUs move at once, and more than any vector or cache line
 ScratchBytes = Callable[[Op, Program], int]
 
 # Results that may take the place of an operand: each of their elements is written after the last
@@ -124,7 +124,8 @@ def _overwritable(program: Program, op: Op, result: str) -> Iterator[str]:
         if not name or name in elsewhere or name in views:
             continue
         operand = program.tensors[name]
-        if (operand.shape, operand.dtype) == (y.shape, y.dtype) and operand.storage == "arena":
+        same = (operand.shape, operand.strides, operand.dtype) == (y.shape, y.strides, y.dtype)
+        if same and operand.storage == "arena":
             yield name
 
 

@@ -1,14 +1,19 @@
-"""Which tensors of a program are held in bfloat16, and which convolutions multiply in it."""
+"""Which tensors of a program are held in 16 bits, and in what its products are computed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import Literal
 
 from edgeadapt.runtime.plan.ir import Program, Tensor
 
-# The kinds whose kernels read and write bfloat16 in these roles; any other keeps its operands in
+Roles = Mapping[str, AbstractSet[str]]
+
+# The kinds whose kernels read and write 16 bits in these roles; any other keeps its operands in
 # float32. Sums and what belongs to parameters are float32 everywhere.
-_HALF_ROLES = {
+CPU_ROLES: Roles = {
     "conv": {"x0", "x1", "x2", "x3", "add0", "add1", "post", "mask", "y"},
     "conv_weight_grad": {"x0", "x1", "x2", "x3", "grad_y"},
     "pointwise": {f"x{i}" for i in range(8)} | {"y"},
@@ -21,30 +26,37 @@ _HALF_ROLES = {
 _COMPUTE = ("conv", "conv_weight_grad")
 
 
-def to_bf16(program: Program) -> Program:
-    """Hold images of the arena in bfloat16 where every operation on them can, and multiply in it.
+def to_half(
+    program: Program, dtype: Literal["bf16", "f16"] = "bf16", roles: Roles = CPU_ROLES
+) -> Program:
+    """Hold images of the arena in ``dtype`` where every operation on them can, and multiply in it.
 
     The image, its restoration, losses, weights and gradients stay float32; every sum is added up in
     float32 and rounded once, when it is stored.
     """
-    barred = _barred(program)
+    barred = _barred(program, roles)
     tensors = {
-        name: replace(tensor, dtype="bf16")
+        name: replace(tensor, dtype=dtype)
         if tensor.base not in barred and _is_image(program.tensors[tensor.base])
         else tensor
         for name, tensor in program.tensors.items()
     }
+    return compute_in(replace(program, tensors=tensors), dtype)
+
+
+def compute_in(program: Program, compute: str) -> Program:
+    """Let convolutions and weight gradients round what they multiply to ``compute``."""
     ops = tuple(
-        op.with_attributes(compute="bf16") if op.kind in _COMPUTE else op for op in program.ops
+        op.with_attributes(compute=compute) if op.kind in _COMPUTE else op for op in program.ops
     )
-    return replace(program, tensors=tensors, ops=ops)
+    return replace(program, ops=ops)
 
 
-def _barred(program: Program) -> set[str]:
+def _barred(program: Program, roles: Roles) -> set[str]:
     """Tensors that must stay float32: read from outside, or an operand that has to be float32."""
     barred = {program.base(name) for name in program.outputs}
     for op in program.ops:
-        allowed = _HALF_ROLES.get(op.kind, set())
+        allowed = roles.get(op.kind, set())
         for role, name in (*op.inputs.items(), *op.outputs.items()):
             if role not in allowed:
                 barred.add(program.base(name))

@@ -9,7 +9,7 @@ from edgeadapt.runtime.plan.ir import Program
 from edgeadapt.runtime.plan.lifetimes import aligned
 
 FLOPS_PER_BYTE = 10  # about what a CPU computes while a byte comes from memory
-_NEVER = ("conv_weight_grad", "update_sgd")  # what they add to or replace is overwritten
+_NEVER = ("conv_weight_grad", "update_sgd", "update_together")  # they overwrite
 
 
 @dataclass

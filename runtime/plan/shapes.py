@@ -11,13 +11,19 @@ from edgeadapt.runtime.plan.ir import Shape, Tensor, contiguous
 def is_contiguous(tensor: Tensor) -> bool:
     """Whether the elements lie one after another, the last axis fastest."""
     axes = zip(tensor.shape, tensor.strides, contiguous(tensor.shape), strict=True)
-    return tensor.view is None or all(n == 1 or have == want for n, have, want in axes)
+    return all(n == 1 or have == want for n, have, want in axes)
 
 
 def is_plane(tensor: Tensor) -> bool:
     """Whether it is (1, C, H, W) with rows whose pixels lie one after another."""
     shape = tensor.shape
     return len(shape) == 4 and shape[0] == 1 and (shape[3] == 1 or tensor.strides[3] == 1)
+
+
+def is_image(tensor: Tensor) -> bool:
+    """Whether it is (1, C, H, W) with contiguous rows, or lies in memory that is channels last."""
+    any_strides = tensor.channels_last and len(tensor.shape) == 4 and tensor.shape[0] == 1
+    return any_strides or is_plane(tensor)
 
 
 def reach(offset: int, shape: Shape, strides: Shape) -> tuple[int, int]:

@@ -143,12 +143,24 @@ def _check_inside(tensor: Tensor, base: Tensor) -> None:
 def _unpacked(op: Op, program: Program, weight: torch.Tensor) -> torch.Tensor:
     """The weight a conv reads; if it was packed, in the shape it has in the graph."""
     name = op.inputs["weight"]
-    for packing in program.ops:
-        if packing.kind == "pack_weights" and packing.outputs["y"] == name:
-            original = torch.empty(program.tensors[packing.inputs["weight"]].shape)
-            shape = packed_part(original, packing.attributes).shape
-            return weight.reshape(-1)[: shape.numel()].reshape(shape)
+    for parameter, attributes in _packings(program, name):
+        original = torch.empty(program.tensors[parameter].shape)
+        shape = packed_part(original, attributes).shape
+        return weight.reshape(-1)[: shape.numel()].reshape(shape)
     return weight
+
+
+def _packings(program: Program, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parameter that ``name`` is the packed form of, and how it was packed."""
+    tensor = program.tensors[name]
+    for op in program.ops:
+        if op.outputs.get("y") != tensor.base:
+            continue
+        if op.kind == "pack_weights":
+            yield op.inputs["weight"], op.attributes
+        for number, part in enumerate(op.attributes.get("parts", ())):
+            if tensor.view and tensor.view.offset == part["offset"]:
+                yield op.inputs[f"weight{number}"], part
 
 
 def _nan(size: int) -> Array:

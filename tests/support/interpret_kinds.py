@@ -88,9 +88,11 @@ def conv_weight_grad(x: Inputs, shapes: Shapes, at: Attributes) -> Results:
             tap = tap.reshape(group, inputs, rows, columns)
             product = torch.einsum("gohw,gchw->goc", by_group, tap)
             weight[:, :, u, v] = product.reshape(outputs, inputs)
+    weight = at.get("scale", 1.0) * weight
     results = {"weight": weight + x["sum_weight"] if "sum_weight" in x else weight}
     if "bias" in shapes:
         bias = (grad if at["bias_of"] == "grad_y" else source).sum((0, 2, 3))
+        bias = at.get("scale", 1.0) * bias
         results["bias"] = bias + x["sum_bias"] if "sum_bias" in x else bias
     return results
 
@@ -219,6 +221,22 @@ def concat(x: Inputs, shapes: Shapes, at: Attributes) -> Results:
     return {"y": torch.cat([x[f"x{i}"] for i in range(len(x))], at["axis"])}
 
 
+def pack_together(x: Inputs, shapes: Shapes, at: Attributes) -> Results:
+    """Each part as `pack_weights` has it, where it belongs."""
+    y = torch.full(shapes["y"], torch.nan, dtype=torch.float64)
+    for number, part in enumerate(at["parts"]):
+        one = {"weight": x[f"weight{number}"]}
+        packed = pack_weights(one, {"y": (part["count"],)}, part)["y"]
+        y[part["offset"] : part["offset"] + part["count"]] = packed
+    return {"y": y}
+
+
+def update_together(x: Inputs, shapes: Shapes, at: Attributes) -> Results:
+    """The step size is the engine's affair; here it is 1."""
+    numbers = range(len(shapes))
+    return {f"weight_new{n}": x[f"weight{n}"] - x[f"grad{n}"] for n in numbers}
+
+
 def update_sgd(x: Inputs, shapes: Shapes, at: Attributes) -> Results:
     return {"weight_new": x["weight"] - at["step_size"] * x["grad"]}
 
@@ -262,4 +280,5 @@ COMPUTE: Mapping[str, Callable[[Inputs, Shapes, Attributes], Results]] = {
     "max_pool": max_pool, "max_pool_grad": _adjoint(_largest),
     "pad": pad, "pad_grad": _adjoint(_padded),
     "l1_loss": l1_loss, "concat": concat, "update_sgd": update_sgd,
+    "pack_together": pack_together, "update_together": update_together,
 }  # fmt: skip

@@ -171,7 +171,7 @@ def in_place_of_a_neighbour(b: Builder) -> None:
 
 BROKEN = {
     "another name": (tensor("y", name="q"), "the tensor there is called q"),
-    "another type": (tensor("y", dtype="f16"), "unknown type 'f16'"),
+    "another type": (tensor("y", dtype="f8"), "unknown type 'f8'"),
     "another storage": (tensor("y", storage="heap"), "unknown storage 'heap'"),
     "an offset in the arena": (tensor("y", offset=4), "an offset, but not within"),
     "a shape of floats": (tensor("y", shape=(1, 4.0, 6, 8)), "y: shape"),

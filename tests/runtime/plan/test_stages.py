@@ -16,7 +16,7 @@ from edgeadapt.runtime.plan.cost import total_flops
 from edgeadapt.runtime.plan.fuse import fuse
 from edgeadapt.runtime.plan.ir import Program
 from edgeadapt.runtime.plan.pack import pack
-from edgeadapt.runtime.plan.precision import to_bf16
+from edgeadapt.runtime.plan.precision import to_half
 from edgeadapt.runtime.plan.read import read
 from edgeadapt.runtime.plan.schedule import peak_bytes, schedule
 from edgeadapt.runtime.plan.update import update_weights
@@ -97,7 +97,7 @@ def test_every_parameter_moves_after_its_gradient_and_its_last_reader(program: P
 
 
 def test_bf16_holds_images_and_nothing_else(program: Program) -> None:
-    result = to_bf16(program)
+    result = to_half(program)
     check(result)
     halves = {name for name, tensor in result.tensors.items() if tensor.dtype == "bf16"}
     assert halves
@@ -118,9 +118,9 @@ def test_bf16_holds_images_and_nothing_else(program: Program) -> None:
 def test_bf16_leaves_what_kernels_cannot_read_in_float32(program: Program) -> None:
     name = next(op.outputs["y"] for op in program.ops if op.kind == "conv")
     ops = tuple(op.with_inputs(x=name) if op.kind == "reduce" else op for op in program.ops)
-    barred = to_bf16(Program(program.tensors, ops, program.outputs, program.constants))
+    barred = to_half(Program(program.tensors, ops, program.outputs, program.constants))
     assert barred.tensors[program.base(name)].dtype == "f32"
-    assert to_bf16(program).tensors[program.base(name)].dtype == "bf16"
+    assert to_half(program).tensors[program.base(name)].dtype == "bf16"
 
 
 def test_packed_weights_have_room_for_what_the_kernel_writes(program: Program) -> None:
