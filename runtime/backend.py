@@ -11,8 +11,8 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.runtime.optimizer import F32, Optimizer
 
 # What is computed with. "tf32" multiplies with 10 bits of mantissa; "fp16" and "bf16" store
-# activations in 16 bits and multiply in them. Sums, weights, gradients and the optimizer are float32
-# throughout.
+# activations in 16 bits and multiply in them. Sums, weights, gradients and the optimizer are
+# float32 throughout.
 Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 PRECISIONS: Sequence[Precision] = get_args(Precision)
 

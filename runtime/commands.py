@@ -73,7 +73,7 @@ _PRECISION = click.option(
     type=click.Choice(list(PRECISIONS)),
     default="fp32",
     show_default=True,
-    help="bf16: activations in bfloat16; weights and gradients stay float32.",
+    help="Of activations; weights and gradients stay float32.",
 )
 _BUDGET = click.option(
     "--memory-budget",

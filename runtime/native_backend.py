@@ -14,7 +14,13 @@ from edgeadapt.kernels.library import open_library
 from edgeadapt.runtime.backend import EngineOptions, Frame, usable_cores
 from edgeadapt.runtime.optimizer import F32, Optimizer, Sgd
 from edgeadapt.runtime.plan.bind import Bound, Kernels, bind
-from edgeadapt.runtime.plan.compile import Plan, check_rules, compile_graph, target_of
+from edgeadapt.runtime.plan.compile import (
+    Plan,
+    check_rules,
+    compile_graph,
+    refuse_precision,
+    target_of,
+)
 from edgeadapt.runtime.plan.ir import Storage
 from edgeadapt.runtime.plan.memory import Memory, hold_constants
 
@@ -32,6 +38,7 @@ class NativeBackend:
     def __init__(
         self, bundle: Bundle, weights: F32, gradients: F32, options: EngineOptions
     ) -> None:
+        refuse_precision(options.precision)
         self._bundle, self._weights, self._gradients = bundle, weights, gradients
         self._original = bundle.weights()  # what restore() uses while a session has others
         self._library = open_library()

@@ -53,7 +53,8 @@ class Session:
             `Bundle`.
         backend: "auto" or a name in `edgeadapt.runtime.backends.BACKENDS`.
         threads: number of CPU threads; None leaves it to the engine.
-        precision: "fp32", or "bf16": activations in bfloat16, weights and gradients in float32.
+        precision: "fp32"; "bf16" or, on GPUs, "fp16": activations in 16 bits, weights and gradients
+            in float32; on GPUs "tf32": products of 10 bits.
         memory_budget: bytes that the intermediate values of a step may take; what does not fit is
             computed again instead of kept. None: what is fastest.
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
-from edgeadapt.errors import ConfigError
+from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.kernels.conv import Vectors
 from edgeadapt.runtime.backend import EngineOptions, Precision
 from edgeadapt.runtime.plan.algorithm import choose_algorithms
@@ -44,6 +44,19 @@ class Target:
     memory_budget: int | None = None  # bytes of the arena
     scratch_bytes: ScratchBytes = no_scratch  # asks a kernel for its working memory
     vectors: Vectors = _VECTORS
+
+
+def refuse_precision(precision: Precision) -> None:
+    """Say that CPUs compute in float32, and some of them in bfloat16.
+
+    Raises:
+        BackendError: if ``precision`` is something else.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise BackendError(
+            f"the native engine computes in fp32 or bf16, not {precision}.",
+            "choose one of these, or use the backend cuda.",
+        )
 
 
 def target_of(options: EngineOptions, kernels: Kernels, threads: int) -> Target:

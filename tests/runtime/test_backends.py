@@ -10,7 +10,7 @@ import pytest
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import BackendError, ConfigError, EngineWarning
 from edgeadapt.runtime import backends
-from edgeadapt.runtime.backend import Backend, EngineOptions
+from edgeadapt.runtime.backend import Backend, EngineOptions, Precision
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.native_backend import NativeBackend
 from edgeadapt.runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -65,12 +65,22 @@ def test_a_backend_that_is_not_there(tiny: Path) -> None:
         (EngineOptions(threads=0), "threads must be a whole number, at least 1, got 0"),
         (EngineOptions(memory_budget=0), "memory_budget must be a whole number, at least 1, got 0"),
         (EngineOptions(memory_budget=1.5), "got 1.5"),  # type: ignore[arg-type]
-        (EngineOptions(precision="fp8"), "precision must be one of fp32, bf16, got 'fp8'"),  # type: ignore[arg-type]
+        (
+            EngineOptions(precision="fp8"),
+            "precision must be one of fp32, tf32, fp16, bf16, got 'fp8'",
+        ),  # type: ignore[arg-type]
     ],
 )
 def test_options_out_of_range(tiny: Path, options: EngineOptions, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         opened(tiny, options=options)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_the_native_engine_refuses_what_cpus_do_not_have(tiny: Path, precision: Precision) -> None:
+    message = rf"computes in fp32 or bf16, not {precision}.*use the backend cuda"
+    with pytest.raises(BackendError, match=message):
+        opened(tiny, "native", EngineOptions(precision=precision))
 
 
 def test_onnxruntime_refuses_what_it_cannot_do(tiny: Path) -> None:
