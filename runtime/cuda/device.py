@@ -193,6 +193,14 @@ def out_of_memory(nbytes: int, free: int) -> BackendError:
     )
 
 
+def device_lost(info: DeviceInfo, reason: str) -> BackendError:
+    """The error after which a device is not asked anything any more."""
+    return BackendError(
+        f"CUDA: {info.name} does not answer any more ({reason}).",
+        "other backends work; start the program again to use the GPU.",
+    )
+
+
 def no_kernels(info: DeviceInfo, reason: str) -> BackendError:
     """The error where the compiled kernels hold none for a device and none can be compiled."""
     return BackendError(
