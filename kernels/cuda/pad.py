@@ -135,9 +135,9 @@ def _axes(
 ) -> list[_Axis]:
     """Those that are longer than 1, what is written in the order in which it lies in memory."""
     rank = inner.rank
-    fields = (inner.shape, outer.shape, inner.strides, outer.strides)
+    fields = (inner.shape, outer.shape, inner.strides, outer.strides, pads)
     axes = [
-        _Axis(*(field[axis] for field in fields), begin=pads[axis])
+        _Axis(*(field[axis] for field in fields))
         for axis in range(rank)
         if (inner.shape[axis], outer.shape[axis], pads[axis]) != (1, 1, 0)
     ]
