@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,14 @@ import numpy.typing as npt
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.errors import BackendError
 from edgeadapt.kernels.library import open_library
-from edgeadapt.runtime.backend import EngineOptions, Frame, usable_cores
+from edgeadapt.runtime.backend import (
+    EngineOptions,
+    Evaluation,
+    Frame,
+    HostBackend,
+    take_steps,
+    usable_cores,
+)
 from edgeadapt.runtime.optimizer import F32, Optimizer, Sgd
 from edgeadapt.runtime.plan.bind import Bound, Kernels, bind
 from edgeadapt.runtime.plan.compile import (
@@ -28,7 +36,7 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 U8 = npt.NDArray[np.uint8]
 
 
-class NativeBackend:
+class NativeBackend(HostBackend):
     """See `edgeadapt.runtime.backend.Backend`.
 
     A graph is planned when it is first asked for at a size; plans of other sizes are dropped then.
@@ -81,6 +89,12 @@ class NativeBackend:
         if not isinstance(optimizer, Sgd):
             optimizer.step()
         return loss
+
+    def adapt(
+        self, scope: str, frame: Frame, optimizer: Optimizer, steps: int, each: bool
+    ) -> Iterator[Evaluation]:
+        """One step after the other, then the loss."""
+        return take_steps(self, scope, frame, optimizer, steps)
 
     def _run(self, work: _Work, frame: Frame) -> _Placed:
         placed = self._find(work, frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnxruntime
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.errors import BackendError, one_line
 from edgeadapt.graphs import GRADIENT_PREFIX
-from edgeadapt.runtime.backend import EngineOptions, Frame
+from edgeadapt.runtime.backend import EngineOptions, Evaluation, Frame, HostBackend, take_steps
 from edgeadapt.runtime.optimizer import F32, Optimizer
 
 # Fatal only: what fails is raised, and the library would print it a second time.
@@ -21,7 +21,7 @@ _QUIET = 4
 onnxruntime.set_default_logger_severity(_QUIET)
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(HostBackend):
     """See `edgeadapt.runtime.backend.Backend`. A graph is opened when it is first asked for."""
 
     def __init__(
@@ -77,6 +77,12 @@ class OnnxRuntimeBackend:
         loss = self.gradients(scope, frame)
         optimizer.step()
         return loss
+
+    def adapt(
+        self, scope: str, frame: Frame, optimizer: Optimizer, steps: int, each: bool
+    ) -> Iterator[Evaluation]:
+        """One step after the other, then the loss."""
+        return take_steps(self, scope, frame, optimizer, steps)
 
     def _engine(self, graph: str) -> Any:
         if graph not in self._engines:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
 
 import numpy as np
@@ -13,9 +12,16 @@ import numpy.typing as npt
 
 from edgeadapt.bundle import Bundle, ImageContract, open_bundle
 from edgeadapt.errors import BackendError, BundleError, ConfigError
-from edgeadapt.image import check_frame, from_network, padded_size, to_network
+from edgeadapt.image import check_frame, padded_size
 from edgeadapt.runtime import weights_file
-from edgeadapt.runtime.backend import Backend, EngineOptions, Frame, Precision
+from edgeadapt.runtime.backend import (
+    Backend,
+    EngineOptions,
+    Evaluation,
+    Frame,
+    Precision,
+    is_finite,
+)
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.optimizer import F32, Optimizer, make_optimizer
 
@@ -78,6 +84,7 @@ class Session:
         self._gradients = np.zeros_like(self._weights)
         self._pristine = True  # the weights are the bundle's own, bit for bit
         self._frame: Frame | None = None
+        self._size = (0, 0)  # of the frame
         self._engine: Backend | None = open_backend(
             backend,
             self.bundle,
@@ -110,7 +117,7 @@ class Session:
             engine.restore(frame)
         else:
             engine.restore_adapted(frame)
-        return from_network(frame.restored, *image.shape[:2])
+        return frame.get(*image.shape[:2])
 
     def adapt(
         self,
@@ -149,7 +156,7 @@ class Session:
         try:
             if steps:
                 engine.prepare(scope, frame, optimizer)
-            fault = self._take_steps(trace, optimizer, steps, scope)
+            fault = self._take_steps(trace, optimizer, steps, scope, keep_steps)
         except BaseException:  # also Ctrl-C and want of memory: half an adaptation must not stay
             self.reset()
             raise
@@ -169,6 +176,8 @@ class Session:
         """Go back to the bundle's weights."""
         np.copyto(self._weights, self._original)
         self._pristine = True
+        if self._engine is not None:
+            self._engine.weights_changed()
 
     def save_weights(self, path: str | Path) -> None:
         """Write the weights in use to a safetensors file, for example one for each camera.
@@ -187,11 +196,15 @@ class Session:
         """
         np.copyto(self._weights, weights_file.load_weights(Path(path), self.bundle))
         self._pristine = False
+        if self._engine is not None:
+            self._engine.weights_changed()
 
     def close(self) -> None:
         """Free the engine and the image buffers; the session cannot be used any more."""
-        self._engine = None
+        engine, self._engine = self._engine, None
         self._frame = None
+        if engine is not None:
+            engine.close()
 
     def __enter__(self) -> Session:
         return self
@@ -204,37 +217,39 @@ class Session:
     ) -> None:
         self.close()
 
-    def _take_steps(self, trace: _Trace, optimizer: Optimizer, steps: int, scope: str) -> str:
+    def _take_steps(
+        self, trace: _Trace, optimizer: Optimizer, steps: int, scope: str, each: bool
+    ) -> str:
         """Run the K steps and the last evaluation; return "" or why the weights are no good."""
-        for _ in range(steps):
-            begin = perf_counter()
+        if steps:
             self._pristine = False
-            loss = trace.engine.step(scope, trace.frame, optimizer)
-            trace.losses.append(loss)
-            fault = _fault(loss, trace, "a gradient", self._gradients)
+        found = trace.engine.adapt(scope, trace.frame, optimizer, steps, each)
+        for number, evaluation in enumerate(found):
+            trace.losses.append(evaluation.loss)
+            last = number == steps
+            what, array = ("a weight", self._weights) if last else ("a gradient", self._gradients)
+            fault = _fault(evaluation, trace, what, array)
             if fault:
                 return fault
-            trace.seconds.append(perf_counter() - begin)
+            if not last:
+                trace.seconds.append(evaluation.seconds)
             trace.keep()
-        loss = trace.engine.loss(trace.frame)
-        trace.losses.append(loss)
-        fault = _fault(loss, trace, "a weight", self._weights)
-        if fault:
-            return fault
-        trace.keep()
-        if loss_rose(trace.losses[0], loss):
-            return f"the loss rose from {trace.losses[0]:.6g} to {loss:.6g}"
+        first, final = trace.losses[0], trace.losses[-1]
+        if loss_rose(first, final):
+            return f"the loss rose from {first:.6g} to {final:.6g}"
         return ""
 
     def _load(self, operation: str, image: U8) -> Frame:
         """Check ``image`` and put it into the frame of its padded size, kept for the next image."""
         check_frame(operation, image)
         multiple = self.image_contract.size_multiple
-        shape = (1, 3, *padded_size(image.shape[0], image.shape[1], multiple))
-        if self._frame is None or self._frame.image.shape != shape:
+        size = padded_size(image.shape[0], image.shape[1], multiple)
+        engine = self._engine_or_raise()
+        if self._frame is None or self._size != size:
             self._frame = None  # frees the old one before the new one is made
-            self._frame = Frame(np.empty(shape, np.float32), np.empty(shape, np.float32))
-        to_network(image, multiple, out=self._frame.image)
+            self._frame = engine.open_frame(*size)
+            self._size = size
+        self._frame.put(image, multiple)
         return self._frame
 
     def _engine_or_raise(self) -> Backend:
@@ -265,7 +280,7 @@ class _Trace:
             # The step's graph rounds in its own way; the image before any step is plain inference
             # bit for bit.
             self.engine.restore(self.frame)
-        self.images.append(from_network(self.frame.restored, *self._size))
+        self.images.append(self.frame.get(*self._size))
 
 
 def loss_rose(first: float, last: float) -> bool:
@@ -273,21 +288,17 @@ def loss_rose(first: float, last: float) -> bool:
     return last > first + _LOSS_SLACK * abs(first)
 
 
-def _fault(loss: float, trace: _Trace, what: str, array: F32) -> str:
+def _fault(found: Evaluation, trace: _Trace, what: str, array: F32) -> str:
     step = len(trace.seconds)
-    if not math.isfinite(loss):
-        return f"the loss is {loss} after {step} steps"
-    if not _is_finite(array):
+    if not math.isfinite(found.loss):
+        return f"the loss is {found.loss} after {step} steps"
+    if not found.settled:
+        return ""
+    if not is_finite(array):
         return f"{what} is not finite after {step} steps"
-    if not _is_finite(trace.frame.restored):
+    if not trace.frame.is_finite():
         return f"the restored image is not finite after {step} steps"
     return ""
-
-
-def _is_finite(array: F32) -> bool:
-    """Whether every element is finite; unlike np.isfinite(array).all() this makes no array."""
-    with np.errstate(invalid="ignore"):
-        return math.isfinite(array.min()) and math.isfinite(array.max())
 
 
 def _opened(bundle: object) -> Bundle:
