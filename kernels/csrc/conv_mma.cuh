@@ -1,0 +1,296 @@
+// Convolution on tensor cores: a matrix of pixels by channels for each tap (implicit GEMM).
+//
+// A block computes `tile_rows` x `tile_columns` positions and parts * 8 * tiles channels. A warp has
+// 4 rows of 16 positions by 8 * tiles channels: pixels are the rows of A, channels the columns of B.
+// A chunk is 32 bytes of channels: 16 of f16 or bf16, 8 of tf32. In shared memory a pixel of the
+// window is one chunk. The order of channels within a product does not matter as long as A and B
+// agree, so thread q of four takes 8 neighbouring bytes (k = 2q, 2q + 1, 2q + 8, 2q + 9 of f16; q
+// and q + 4 of tf32): one load without bank conflicts where neighbours are a step of 1 apart. The
+// columns of B are ordered so that a thread's sums are 2 * tiles neighbouring channels of y.
+//
+// `down` taps that follow each other down a column of the kernel share what is loaded of A: a row of
+// the window serves `down` rows of y. 3x3 16 -> 16 at 1280x720 in f16 moves 59 MB, 12.3 us at 4.8
+// TB/s (H200) and 0.29 ms at 204.8 GB/s (AGX Orin), and computes 4.2 GFLOP, 4.3 us at 989 TFLOP/s
+// and 0.10 ms at 42.6: memory decides, if shared memory does not. Loading A for each tap would read
+// 265 MB of it (9 us on H200), with down = 3 half of that.
+#pragma once
+
+#include "conv_stage.cuh"
+
+namespace edgeadapt {
+
+constexpr int mma_rows = 4;      // of a warp
+constexpr int mma_columns = 16;  // of a warp
+constexpr int chunk_words = 8;
+constexpr int fragment_words = 2 * warp_size;  // of B, 8 channels of y by a chunk
+
+EA_DEVICE void load_words(const uint32_t* p, uint32_t& first, uint32_t& second) {
+  const Packet<8> packet = *reinterpret_cast<const Packet<8>*>(p);
+  uint32_t words[2];
+  memcpy(words, &packet, sizeof words);
+  first = words[0];
+  second = words[1];
+}
+
+EA_DEVICE void store_words(uint32_t* p, uint32_t first, uint32_t second) {
+  const uint32_t words[2] = {first, second};
+  Packet<8> packet;
+  memcpy(&packet, words, sizeof words);
+  *reinterpret_cast<Packet<8>*>(p) = packet;
+}
+
+// Types that are multiplied: how a chunk of the window and of the weights is made of them.
+template <class T>
+struct HalfMath {
+  using Raw = T;
+  using Unit = Packet<16>;
+  static constexpr int count = 8;  // of the window in a unit
+  static constexpr int batch = 4;
+  static constexpr int depth = 4;  // input channels of a thread
+  uint32_t* window;
+
+  EA_DEVICE static Unit unit(const float (&values)[count]) {
+    Unit result;
+    T halves[count];
+#pragma unroll
+    for (int k = 0; k < count; ++k) halves[k] = from_float<T>(values[k]);
+    memcpy(&result, halves, sizeof result);
+    return result;
+  }
+  EA_DEVICE void put(int pixel, ConvPixel, int lane, const Unit& unit) const {
+    *reinterpret_cast<Unit*>(window + pixel * chunk_words + 4 * lane) = unit;
+  }
+  EA_DEVICE void put_one(int pixel, ConvPixel, int lane, int k, float value) const {
+    reinterpret_cast<T*>(window)[(pixel * 2 + lane) * count + k] = from_float<T>(value);
+  }
+
+  // Eight channels of y: for each the two registers of B. `rows` of the input channels exist.
+  EA_DEVICE static void fragments(const void* weights, int64_t at, int64_t stride, int rows,
+                                  uint32_t (&result)[8][2]) {
+    uint32_t words[depth][4] = {};
+#pragma unroll
+    for (int i = 0; i < depth; ++i) {
+      if (i >= rows) continue;
+      const T* row = static_cast<const T*>(weights) + at + i * stride;
+      const Unit unit = *reinterpret_cast<const Unit*>(row);
+      memcpy(words[i], &unit, sizeof unit);
+    }
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t low = words[2 * i][k / 2], high = words[2 * i + 1][k / 2];
+        result[k][i] = k % 2 == 0 ? (low & 0xffff) | high << 16 : low >> 16 | (high & 0xffff0000);
+      }
+    }
+  }
+};
+
+struct F16Math : HalfMath<Half> {
+  EA_DEVICE static void product(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_f16(d, a, b);
+  }
+};
+
+struct Bf16Math : HalfMath<Bfloat> {
+  EA_DEVICE static void product(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_bf16(d, a, b);
+  }
+};
+
+struct Tf32Math {
+  using Raw = void;  // even floats are rounded
+  using Unit = Packet<16>;
+  static constexpr int count = 4, batch = 4, depth = 2;
+  uint32_t* window;
+
+  EA_DEVICE static Unit unit(const float (&values)[count]) {
+    Unit result;
+    uint32_t words[count];
+#pragma unroll
+    for (int k = 0; k < count; ++k) words[k] = to_tf32(values[k]);
+    memcpy(&result, words, sizeof result);
+    return result;
+  }
+  EA_DEVICE void put(int pixel, ConvPixel, int lane, const Unit& unit) const {
+    *reinterpret_cast<Unit*>(window + pixel * chunk_words + 4 * lane) = unit;
+  }
+  EA_DEVICE void put_one(int pixel, ConvPixel, int lane, int k, float value) const {
+    window[pixel * chunk_words + lane * count + k] = to_tf32(value);
+  }
+  EA_DEVICE static void fragments(const void* weights, int64_t at, int64_t stride, int rows,
+                                  uint32_t (&result)[8][2]) {
+#pragma unroll
+    for (int i = 0; i < depth; ++i) {
+      float values[8] = {};
+      if (i < rows) load(static_cast<const float*>(weights) + at + i * stride, values);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) result[k][i] = to_tf32(values[k]);
+    }
+  }
+  EA_DEVICE static void product(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_tf32(d, a, b);
+  }
+};
+
+// B of one chunk, for every tap of a phase: (tap, part, tile, thread) pairs of words.
+template <class Math, int tiles>
+EA_DEVICE void stage_fragments(const ConvArgs& args, const ConvTile& tile, const ConvAxis& rows,
+                               const ConvAxis& columns, int first, uint32_t* fragments) {
+  const ConvCommon& common = args.common;
+  const int eights = tiles * args.parts, taps_across = columns.taps;
+  const int items = 4 * eights * (int)rows.taps * taps_across;
+  const int64_t kernel_rows = args.kernel_rows, stride = common.padded_channels;
+  for (int item = threadIdx.x; item < items; item += blockDim.x) {
+    const int q = item % 4, eight = item / 4 % eights, tap = item / 4 / eights;
+    const int down = tap / taps_across, across = tap - down * taps_across;
+    const int64_t u = rows.first_tap + down * rows.tap_step;
+    const int64_t v = columns.first_tap + across * columns.tap_step;
+    const int channel = tile.channel + 8 * eight, input = first + q * Math::depth;
+    const int64_t matrix = (tile.group * kernel_rows + u) * args.kernel_columns + v;
+    const int64_t at = (matrix * common.in_channels + input) * stride + channel;
+    const int inputs = channel < stride ? (int)common.in_channels - input : 0;
+    uint32_t pairs[8][2];
+    Math::fragments(common.weights, at, stride, inputs, pairs);
+    uint32_t* part = fragments + (tap * eights + eight / tiles * tiles) * fragment_words;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const int own = eight % tiles * 8 + k;  // of the part's channels
+      const int column = own / (2 * tiles) * 2 + own % 2, of = own % (2 * tiles) / 2;
+      store_words(part + of * fragment_words + (column * 4 + q) * 2, pairs[k][0], pairs[k][1]);
+    }
+  }
+}
+
+// Where a warp works within its block.
+struct MmaWarp {
+  int row, column, part;
+  int group, pair;  // lane / 4: a row of A, a column of B; lane % 4
+};
+
+EA_DEVICE MmaWarp mma_warp(const ConvArgs& args) {
+  const int warp = threadIdx.x / warp_size, lane = threadIdx.x % warp_size;
+  const int across = (int)args.tile_columns / mma_columns, parts = args.parts;
+  const int place = warp / parts;
+  return {place / across * mma_rows, place % across * mma_columns, warp % parts, lane / 4,
+          lane % 4};
+}
+
+template <class Math, int tiles, int down>
+EA_DEVICE void mma_chunk(const ConvArgs& args, const MmaWarp& warp, const ConvAxis& rows,
+                         const ConvAxis& columns, const uint32_t* window,
+                         const uint32_t* fragments, float (&sums)[mma_rows][tiles][4]) {
+  const int row_step = args.row_step, column_step = args.column_step;
+  const int pitch = (int)args.window_columns * chunk_words, across = columns.taps;
+  const int parts = args.parts, lane = warp.group * 4 + warp.pair;
+  for (int u = 0; u < rows.taps; u += down) {
+    const int row = warp.row * row_step + (int)(rows.offset + u * rows.offset_step);
+    for (int v = 0; v < across; ++v) {
+      const int column = (warp.column + warp.group) * column_step +
+                         (int)(columns.offset + v * columns.offset_step);
+      uint32_t b[down][tiles][2];
+#pragma unroll
+      for (int i = 0; i < down * tiles; ++i) {
+        const int tap = (u + i / tiles) * across + v;
+        const int at = (tap * parts + warp.part) * tiles + i % tiles;
+        uint32_t(&pair)[2] = b[i / tiles][i % tiles];
+        load_words(fragments + at * fragment_words + lane * 2, pair[0], pair[1]);
+      }
+      const uint32_t* place = window + row * pitch + column * chunk_words + warp.pair * 2;
+#pragma unroll
+      for (int i = 0; i < mma_rows + down - 1; ++i) {
+        uint32_t a[4];
+        load_words(place + i * row_step * pitch, a[0], a[2]);
+        load_words(place + i * row_step * pitch + 8 * column_step * chunk_words, a[1], a[3]);
+#pragma unroll
+        for (int tap = 0; tap < down; ++tap) {
+          if (i < tap || i - tap >= mma_rows) continue;
+#pragma unroll
+          for (int t = 0; t < tiles; ++t) Math::product(sums[i - tap][t], a, b[tap][t]);
+        }
+      }
+    }
+  }
+}
+
+// One row of a warp at a time: a copy of what follows the sums for each would be long.
+template <int tiles>
+EA_DEVICE void mma_finish(const ConvArgs& args, const ConvTile& tile, const MmaWarp& warp,
+                          const ConvAxis& rows, const ConvAxis& columns, int channel,
+                          const float (&sums)[mma_rows][tiles][4]) {
+#pragma unroll(tiles > 2 ? 1 : mma_rows)
+  for (int i = 0; i < mma_rows; ++i) {
+    const int row = tile.row + warp.row + i;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = tile.column + warp.column + warp.group + 8 * half;
+      if (row >= rows.count || column >= columns.count) continue;
+      float values[2 * tiles];
+#pragma unroll
+      for (int k = 0; k < 2 * tiles; ++k) {
+        const int t = k / 2, e = 2 * half + k % 2;
+        const float low = i % 2 == 0 ? sums[0][t][e] : sums[1][t][e];
+        values[k] = i < 2 ? low : i % 2 == 0 ? sums[2][t][e] : sums[3][t][e];
+      }
+      conv_finish(args.common, tile.group, channel, (int)(rows.first + row * args.out_row_step),
+                  (int)(columns.first + column * args.out_column_step), values);
+    }
+  }
+}
+
+template <class Math, int tiles, int down>
+EA_DEVICE void mma_phase(const ConvArgs& args, const ConvTile& tile, const ConvAxis& rows,
+                         const ConvAxis& columns, bool staged, uint32_t* window) {
+  const MmaWarp warp = mma_warp(args);
+  const int channel = tile.channel + warp.part * tiles * 8 + warp.pair * 2 * tiles;
+  uint32_t* fragments = window + args.window_rows * args.window_columns * chunk_words;
+  float sums[mma_rows][tiles][4];
+#pragma unroll
+  for (int i = 0; i < 2 * tiles; ++i) {
+    const float bias = conv_bias(args.common, tile.group, channel + i);
+#pragma unroll
+    for (int row = 0; row < mma_rows; ++row) {
+      sums[row][i / 2][i % 2] = sums[row][i / 2][2 + i % 2] = bias;
+    }
+  }
+  Math cell;
+  cell.window = window;
+  for (int first = 0; first < args.common.in_channels; first += 2 * Math::count) {
+    __syncthreads();  // all have read what lies there
+    if (!staged) conv_stage(args, tile, first, cell);
+    stage_fragments<Math, tiles>(args, tile, rows, columns, first, fragments);
+    __syncthreads();
+    mma_chunk<Math, tiles, down>(args, warp, rows, columns, window, fragments, sums);
+  }
+  mma_finish<tiles>(args, tile, warp, rows, columns, channel, sums);
+}
+
+// The phases of a transposed convolution follow each other in a block: their pixels are neighbours,
+// and they see the same window, which stays if it is one chunk.
+template <class Math, int tiles, int down, int pool_words>
+EA_DEVICE void conv_mma(const ConvArgs& args) {
+  EA_SHARED(uint32_t, pool, [pool_words]);
+  const ConvTile tile = conv_tile(args, (int)args.parts * tiles * 8);
+  const bool single = args.common.in_channels <= 2 * Math::count;
+#pragma unroll 1
+  for (int phase = 0; phase < args.row_phases * args.column_phases; ++phase) {
+    const ConvAxis& rows = args.rows[phase / args.column_phases];
+    const ConvAxis& columns = args.columns[phase % args.column_phases];
+    mma_phase<Math, tiles, down>(args, tile, rows, columns, single && phase > 0, pool);
+  }
+}
+
+// The kernels of one type: conv_<name>_<down>_<channels of a warp>.
+#define EA_CONV_MMA_OF(name, Math, tiles, down, channels, pool_words)      \
+  EA_KERNEL(conv_##name##_##down##_##channels, ConvArgs, EA_CONV_THREADS) { \
+    conv_mma<Math, tiles, down, pool_words>(args);                          \
+  }
+#define EA_CONV_MMA(name, Math)                \
+  EA_CONV_MMA_OF(name, Math, 1, 1, 8, 12288)   \
+  EA_CONV_MMA_OF(name, Math, 2, 1, 16, 12288)  \
+  EA_CONV_MMA_OF(name, Math, 4, 1, 32, 12288)  \
+  EA_CONV_MMA_OF(name, Math, 1, 3, 8, 8192)    \
+  EA_CONV_MMA_OF(name, Math, 2, 3, 16, 8192)   \
+  EA_CONV_MMA_OF(name, Math, 4, 3, 32, 8192)
+
+}  // namespace edgeadapt

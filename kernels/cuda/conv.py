@@ -1,0 +1,340 @@
+"""Convolution, also transposed, on CUDA devices: csrc/conv.cuh and the kernels that include it."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from edgeadapt.errors import ArrayError
+from edgeadapt.kernels.cuda.checks import check_images, check_size
+from edgeadapt.kernels.cuda.conv_geometry import (
+    MAX_PHASES,
+    Axis,
+    AxisArgs,
+    ConvSpec,
+    Tile,
+    axis,
+    padded,
+    tiles,
+)
+from edgeadapt.kernels.cuda.launch import MAX_GRID, Launch, Work
+from edgeadapt.kernels.cuda.tensors import DTYPES, ImageArgs, TensorArgs
+
+__all__ = ["ConvSpec", "conv"]
+
+MAX_SOURCES = 4
+KINDS = {"add0": 0, "add1": 0, "post": 1, "mask": 2}  # `ConvOperand` of csrc/conv.cuh
+BYTES = {DTYPES["f32"]: 4, DTYPES["f16"]: 2, DTYPES["bf16"]: 2}
+POOL_BYTES = {1: 49_152, 3: 32_768}  # of shared memory, for kernels that share 1 or 3 taps
+THREADS = 256
+# Blocks that keep the largest device busy: with fewer, tiles are made smaller.
+ENOUGH_BLOCKS = 256
+# Products of numbers that exist, of those that tensor cores compute, from which on they are faster:
+# they multiply 8 (Orin) to 15 times (H200) as fast.
+LEAST_USE = 1 / 8
+_Pair = ctypes.c_int64 * 2
+
+
+class CommonArgs(ctypes.Structure):
+    """`ConvCommon` of csrc/conv.cuh."""
+
+    _fields_ = (
+        ("sources", ImageArgs * MAX_SOURCES),
+        ("y", ImageArgs),
+        ("operands", ImageArgs * len(KINDS)),
+        ("operand_kinds", ctypes.c_int64 * len(KINDS)),
+        ("operand_count", ctypes.c_int64),
+        ("add_count", ctypes.c_int64),
+        ("weights", ctypes.c_void_p),
+        ("weights_dtype", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("in_channels", ctypes.c_int64),
+        ("out_channels", ctypes.c_int64),
+        ("padded_channels", ctypes.c_int64),
+        ("has_slope", ctypes.c_int64),
+        ("slope", ctypes.c_int64),
+        ("mask_slope", ctypes.c_int64),
+        ("vectors", ctypes.c_int64),
+    )
+
+
+class ConvArgs(ctypes.Structure):
+    """`ConvArgs` of csrc/conv.cuh."""
+
+    _fields_ = (
+        ("common", CommonArgs),
+        ("rows", AxisArgs * MAX_PHASES),
+        ("columns", AxisArgs * MAX_PHASES),
+        ("row_phases", ctypes.c_int64),
+        ("column_phases", ctypes.c_int64),
+        ("kernel", _Pair),
+        ("steps", _Pair),
+        ("out_steps", _Pair),
+        ("origin", _Pair),
+        ("window", _Pair),
+        ("tile", _Pair),
+        ("parts", ctypes.c_int64),
+        ("channel_blocks", ctypes.c_int64),
+    )
+
+
+class PlainArgs(ctypes.Structure):
+    """`ConvPlainArgs` of csrc/conv_plain.cu."""
+
+    _fields_ = (
+        ("common", CommonArgs),
+        ("kernel", _Pair),
+        ("strides", _Pair),
+        ("pads", _Pair),
+        ("dilations", _Pair),
+        ("transposed", ctypes.c_int64),
+    )
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tiled kernels that differ in how much they compute at once; see csrc/conv_*.cu."""
+
+    name: str
+    tensor_cores: bool
+    channels: int  # of a warp, or of a thread
+    shared_taps: int
+    unit: int  # channels of the input that are read at once
+
+    @property
+    def kernel(self) -> str:
+        return f"conv_{self.name}_{self.shared_taps}_{self.channels}"
+
+    def shapes(self, outputs: int) -> Iterable[tuple[int, int, int]]:
+        """Rows, columns and parts of blocks, those first that share most."""
+        parts = min(-(-outputs // self.channels), 2 if self.tensor_cores else 4)
+        while parts:
+            if self.tensor_cores:
+                warps = ((4, 2), (2, 2), (2, 1), (1, 1))
+                yield from ((4 * r, 16 * c, parts) for r, c in warps if r * c * parts <= 8)
+            else:
+                yield from ((n // parts, 32, parts) for n in (32, 16, 8, 4) if n >= parts)
+            parts //= 2
+
+    def shared_bytes(self, tile: Tile, taps: int) -> int:
+        """Of a block: the window and the weights of a chunk of channels."""
+        if self.tensor_cores:
+            return 32 * (tile.pixels + taps * tile.parts * self.channels)
+        pitch = -(-tile.window[1] // 4) * 4
+        plane = tile.window[0] * pitch // 8 * 8 + 12
+        return 32 * (plane + taps * tile.parts * self.channels)
+
+
+def conv(
+    spec: ConvSpec,
+    x: Sequence[ImageArgs],
+    weights: TensorArgs,
+    y: ImageArgs,
+    *,
+    bias: TensorArgs | None = None,
+    add0: ImageArgs | None = None,
+    add1: ImageArgs | None = None,
+    slope: float | None = None,
+    post: ImageArgs | None = None,
+    mask: ImageArgs | None = None,
+    mask_slope: float = 1.0,
+    scratch: int = 0,
+) -> Work:
+    """The launch that writes ``y`` with ``=``; it needs no ``scratch``.
+
+    ``x`` is up to four images that follow each other along channels, ``weights`` what
+    `pack_weights` wrote for the same ``spec``, ``bias`` float32. Then, in this order: + bias,
+    + add0, + add1, LeakyReLU, + post, times 1 where mask > 0 and ``mask_slope`` elsewhere. Images
+    are float32, float16 or bfloat16, each its own, with any strides; y may be the same memory as
+    those of its size if strides are the same, but not as ``x``.
+
+    The launch's kernel says which was chosen: conv_f16_*, conv_bf16_*, conv_tf32_* on tensor cores,
+    conv_direct_* for float32 and for few channels, conv_plain for windows that no block holds.
+
+    Raises:
+        ArrayError: if the sizes or types do not fit together.
+    """
+    inputs = _check_images(x, y)
+    if inputs % spec.group or y.channels % spec.group:
+        raise ArrayError(
+            f"conv: group must divide the channels of x and y, {inputs} and {y.channels}, got "
+            f"{spec.group}."
+        )
+    dtype = spec.weights_dtype
+    _check_flat("weights", weights, spec.packed_size(inputs, y.channels), dtype)
+    if bias is not None:
+        _check_flat("bias", bias, y.channels, "f32")
+    named = {"add0": add0, "add1": add1, "post": post, "mask": mask}
+    operands = {name: image for name, image in named.items() if image is not None}
+    check_images("conv", operands, y.channels)
+    for name, image in operands.items():
+        check_size("conv", name, image, y.height, y.width)
+    outputs = y.channels // spec.group
+    common = CommonArgs(
+        y=y,
+        operand_count=len(operands),
+        add_count=sum(name in ("add0", "add1") for name in operands),
+        weights=weights.data,
+        weights_dtype=weights.dtype,
+        bias=bias.data if bias is not None else None,
+        in_channels=inputs // spec.group,
+        out_channels=outputs,
+        padded_channels=padded(outputs),
+        has_slope=slope is not None,
+        slope=_bits(slope or 0.0),
+        mask_slope=_bits(mask_slope),
+    )
+    for i, source in enumerate(x):
+        common.sources[i] = source
+    for i, (name, image) in enumerate(operands.items()):
+        common.operands[i], common.operand_kinds[i] = image, KINDS[name]
+    return Work((_tiled(spec, common) or _plain(spec, common),))
+
+
+def _tiled(spec: ConvSpec, common: CommonArgs) -> Launch | None:
+    """The launch of a kernel that works on tiles, if a block holds one."""
+    rows, columns = (axis(spec, i, n) for i, n in enumerate((common.y.height, common.y.width)))
+    if max(len(rows.phases), len(columns.phases)) > MAX_PHASES:
+        return None
+    for family in _families(spec, common, rows, columns):
+        tile = _tile(family, common, rows, columns, spec.group)
+        if tile is not None:
+            return _launch(family, spec, common, rows, columns, tile)
+    return None
+
+
+def _families(spec: ConvSpec, common: CommonArgs, rows: Axis, columns: Axis) -> Iterable[Family]:
+    """The kernels that may take it, fastest first."""
+    outputs = common.out_channels
+    depth = 8 if spec.compute == "tf32" else 16
+    use = common.in_channels * outputs / (-(-common.in_channels // depth) * depth)
+    warp = 8 if outputs <= 8 else 16 if outputs <= 16 else 32
+    use /= -(-outputs // warp) * warp
+    if spec.compute != "f32" and use >= LEAST_USE and common.weights % 16 == 0:
+        for taps in (3, 1) if rows.three_neighbours() else (1,):
+            yield Family(spec.compute, True, warp, taps, depth // 2)
+    for taps in (3, 1) if columns.three_neighbours() else (1,):
+        yield Family("direct", False, 4 if outputs <= 4 else 8, taps, 4)
+
+
+def _tile(family: Family, common: CommonArgs, rows: Axis, columns: Axis, group: int) -> Tile | None:
+    """The largest tile that fits and leaves enough blocks, or else the smallest that fits."""
+    taps, found = rows.taps * columns.taps, None
+    shapes = iter(family.shapes(common.out_channels))
+    for tile in tiles(shapes, rows, columns):
+        fits = family.shared_bytes(tile, taps) <= POOL_BYTES[family.shared_taps]
+        # As csrc/conv_stage.cuh divides, and where it counts elements in 32 bits.
+        fits &= tile.pixels * tile.window[1] < 2**20
+        fits &= all(_reach(source, tile.window) < 2**31 for source in common.sources)
+        fits &= all(n <= most for n, most in zip(tile.blocks(rows, columns), MAX_GRID[1:]))
+        if not fits or (found is not None and tile.parts < found.parts):
+            continue
+        found = tile
+        if prod(tile.blocks(rows, columns)) * _channel_blocks(family, common, tile) * group >= (
+            ENOUGH_BLOCKS
+        ):
+            break
+    return found
+
+
+def _reach(image: ImageArgs, window: tuple[int, int]) -> int:
+    """The distance of the elements of a window in which they lie farthest apart."""
+    return abs(image.row_stride) * window[0] + abs(image.pixel_stride) * window[1]
+
+
+def _channel_blocks(family: Family, common: CommonArgs, tile: Tile) -> int:
+    return int(-(-common.out_channels // (family.channels * tile.parts)))
+
+
+def _launch(
+    family: Family, spec: ConvSpec, common: CommonArgs, rows: Axis, columns: Axis, tile: Tile
+) -> Launch:
+    common.vectors = _vectors(family, spec, common)
+    blocks = _channel_blocks(family, common, tile)
+    arguments = ConvArgs(
+        common=common,
+        row_phases=len(rows.phases),
+        column_phases=len(columns.phases),
+        kernel=_Pair(*spec.kernel),
+        steps=_Pair(rows.step, columns.step),
+        out_steps=_Pair(rows.out_step, columns.out_step),
+        origin=_Pair(rows.origin, columns.origin),
+        window=_Pair(*tile.window),
+        tile=_Pair(tile.rows, tile.columns),
+        parts=tile.parts,
+        channel_blocks=blocks,
+    )
+    for of, phases in ((arguments.rows, rows.phases), (arguments.columns, columns.phases)):
+        for i, phase in enumerate(phases):
+            of[i] = phase
+    down, across = tile.blocks(rows, columns)
+    threads = tile.rows * tile.columns * tile.parts // (2 if family.tensor_cores else 4)
+    return Launch(family.kernel, (blocks * spec.group, across, down), (threads, 1, 1), arguments)
+
+
+def _plain(spec: ConvSpec, common: CommonArgs) -> Launch:
+    y = common.y
+    arguments = PlainArgs(
+        common=common,
+        kernel=_Pair(*spec.kernel),
+        strides=_Pair(*spec.strides),
+        pads=_Pair(*spec.pads[:2]),
+        dilations=_Pair(*spec.dilations),
+        transposed=spec.transposed,
+    )
+    blocks = -(-y.channels * y.height * y.width // THREADS)
+    return Launch("conv_plain", (blocks, 1, 1), (THREADS, 1, 1), arguments)
+
+
+def _vectors(family: Family, spec: ConvSpec, common: CommonArgs) -> int:
+    """`ConvCommon.vectors`: which images may be accessed in vectors of the kernel's channels."""
+    # A thread of a warp of tensor cores has a quarter of its channels.
+    ends = family.channels // 4 if family.tensor_cores else family.channels
+    accessed = [(i, image, family.unit) for i, image in enumerate(common.sources)]
+    accessed += [(4, common.y, ends)]
+    accessed += [(5 + i, image, ends) for i, image in enumerate(common.operands)]
+    found = 0
+    for bit, image, count in accessed:
+        if not image.data or image.channel_stride != 1:
+            continue
+        size = BYTES[image.dtype]
+        at_once = min(count * size, 16)
+        places = [image.row_stride * size, image.pixel_stride * size, image.data]
+        if bit >= MAX_SOURCES and spec.group > 1:
+            places.append(common.out_channels * size)
+        found |= all(place % at_once == 0 for place in places) << bit
+    return found
+
+
+def _bits(value: float) -> int:
+    """Of a float32."""
+    return int.from_bytes(struct.pack("<f", value), "little")
+
+
+def _check_images(x: Sequence[ImageArgs], y: ImageArgs) -> int:
+    """Check the images; returns the channels of ``x``."""
+    if not 1 <= len(x) <= MAX_SOURCES:
+        raise ArrayError(f"conv: x must be 1 to {MAX_SOURCES} images, got {len(x)}.")
+    for one in x:
+        check_images("conv", {"x": one}, one.channels)
+    check_images("conv", {"y": y}, y.channels)
+    sizes = sorted({(one.height, one.width) for one in x})
+    if len(sizes) > 1:
+        raise ArrayError(f"conv: the images x must have one size, got {sizes}.")
+    return sum(one.channels for one in x)
+
+
+def _check_flat(name: str, tensor: TensorArgs, size: int, dtype: str) -> None:
+    """Check that ``tensor`` is contiguous and of this type and many elements."""
+    shape = tuple(tensor.shape[: tensor.rank])
+    strides = tuple(tensor.strides[: tensor.rank])
+    packed = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    fits = all(s == p or n == 1 for s, p, n in zip(strides, packed, shape, strict=True))
+    if tensor.dtype != DTYPES[dtype] or not fits or prod(shape) != size:
+        raise ArrayError(
+            f"conv: {name} must be {size} contiguous {dtype}, got shape {shape} with strides "
+            f"{strides}, type {tensor.dtype}."
+        )
