@@ -119,10 +119,13 @@ class RunConfig:
     log_every: int = 50  # iterations
     checkpoint_every: int = 200
     validate_every: int = 1000
+    workers: int = 0  # processes that make batches, for a fast GPU; 0: a thread of this one
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "validate_every"):
             _positive(f"run.{name}", getattr(self, name))
+        if self.workers < 0:
+            raise ConfigError(f"run.workers: must be at least 0, got {self.workers}.")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from edgeadapt.blur import Pair
+from edgeadapt.errors import DataError
 from edgeadapt.training.config import DataConfig
 from edgeadapt.training.images import ImageCache
 from edgeadapt.training.layouts import open_source
@@ -45,8 +47,19 @@ class Batches:
         flip = (slice(None, None, vertical), slice(None, None, horizontal))
         return Pair(pair.blurred[flip], pair.sharp[flip])
 
-    def ahead(self, start: int, stop: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield (iteration, blurred, sharp), made in a thread while the one before is used."""
+    def ahead(
+        self, start: int, stop: int, workers: int = 0
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield (iteration, blurred, sharp), made while those before are used.
+
+        By ``workers`` processes, each with images of its own in memory; 0: by a thread.
+
+        Raises:
+            DataError: if an image cannot be read, or is too small.
+        """
+        if workers:
+            yield from self._by_processes(start, stop, workers)
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
             waiting = pool.submit(self.batch, start)
             for iteration in range(start, stop):
@@ -54,6 +67,36 @@ class Batches:
                 if iteration + 1 < stop:
                     waiting = pool.submit(self.batch, iteration + 1)
                 yield iteration, blurred, sharp
+
+    def _by_processes(
+        self, start: int, stop: int, workers: int
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        loader = DataLoader(
+            _Iterations(self, start, stop),
+            batch_size=None,
+            num_workers=workers,
+            multiprocessing_context="spawn",  # a fork would take along what CUDA has open
+        )
+        for iteration, made in zip(range(start, stop), loader, strict=True):
+            if isinstance(made, DataError):
+                raise made
+            yield iteration, *made
+
+
+class _Iterations(Dataset["tuple[Tensor, Tensor] | DataError"]):
+    """Batch ``start + i`` as element i; an error as a value, which keeps its own words."""
+
+    def __init__(self, batches: Batches, start: int, stop: int) -> None:
+        self._batches, self._start, self._stop = batches, start, stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | DataError:
+        try:
+            return self._batches.batch(self._start + index)
+        except DataError as error:
+            return error
 
 
 def open_batches(

@@ -26,6 +26,10 @@ class ImageCache:
         self._frames: OrderedDict[Path, npt.NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[ImageCache], tuple[int]]:
+        """Another process gets an empty one of the same size."""
+        return ImageCache, (self._limit_bytes // 2**20,)
+
     def read(self, path: Path) -> npt.NDArray[np.uint8]:
         """The image in ``path``.
 

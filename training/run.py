@@ -100,7 +100,9 @@ class Run:
         with Report(
             self.job.folder, self.job.kind, self.job.iterations, self.done, first
         ) as report:
-            for iteration, blurred, sharp in self._batches.ahead(self.done, self.job.iterations):
+            workers = self.job.config.run.workers
+            batches = self._batches.ahead(self.done, self.job.iterations, workers)
+            for iteration, blurred, sharp in batches:
                 values = self._step(iteration, blurred, sharp)
                 self.done = iteration + 1
                 over = any_process(self._fabric, time.monotonic() > self._deadline)

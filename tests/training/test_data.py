@@ -149,15 +149,26 @@ def test_sources_are_mixed_by_weight(tmp_path: Path) -> None:
     assert abs(share - 0.75) < 0.1
 
 
-def test_batches_made_ahead_are_the_same_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_made_ahead_are_the_same_in_order(tmp_path: Path, workers: int) -> None:
     batches = Batches((index_pairs(tmp_path),), (1.0,), seed=0, crop=16, size=2)
-    seen = list(batches.ahead(3, 6))
+    seen = list(batches.ahead(3, 6, workers))
     assert [iteration for iteration, _, _ in seen] == [3, 4, 5]
     for iteration, blurred, sharp in seen:
         expected = batches.batch(iteration)
         assert torch.equal(blurred, expected[0])
         assert torch.equal(sharp, expected[1])
-    assert list(batches.ahead(6, 6)) == []
+    assert list(batches.ahead(6, 6, workers)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> None:
+    batches = Batches((index_pairs(tmp_path),), (1.0,), seed=0, crop=16, size=2)
+    file = next((tmp_path / "sharp").iterdir())
+    for broken in file.parent.iterdir():
+        broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match="not an image that can be read"):
+        list(batches.ahead(0, 2, workers))
 
 
 def test_validation_pairs_are_spread_and_cut_to_the_multiple(tmp_path: Path) -> None:
