@@ -121,8 +121,13 @@ def test_what_lies_together_is_moved_together(guarded, channels, layout, dtype, 
     assert launch.arguments.count == y.size // many
 
 
+OTHER_NAN = float(np.uint32(0x7FFFFFFF).view(np.float32))  # all of its bits
+
+
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1e9, 1 + 2.0**-8, 1 + 3 * 2.0**-9, -0.0])
+@pytest.mark.parametrize(
+    "value", [np.nan, OTHER_NAN, np.inf, -1e9, 1 + 2.0**-8, 1 + 3 * 2.0**-9, -0.0]
+)
 def test_a_constant_is_rounded_as_a_number_of_the_type(run, guarded, dtype, value):
     x, y, expected = guarded((2,), dtype=dtype, fill=1.0), guarded((4,), dtype=dtype), value
     if dtype == "f16":

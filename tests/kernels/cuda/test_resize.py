@@ -11,7 +11,7 @@ from edgeadapt.kernels.cuda.resize import resize, resize_grad
 from edgeadapt.kernels.cuda.tensors import ImageArgs
 from edgeadapt.kernels.reference import resize as reference
 from support.cuda_close import check_close
-from support.strided import wide
+from support.strided import Layout, wide
 
 ENLARGE = [("linear", 1), ("linear", 2), ("linear", 3), ("linear", 4), ("nearest", 2),
            ("nearest", 3)]  # fmt: skip
@@ -71,6 +71,14 @@ def test_kernels(run, guarded, rng, kind, mode, scale):
         check_close(y, expected, magnitude, ROUNDINGS)
 
 
+NHWC = (0, 2, 3, 1)
+
+
+def behind(channels: int = 0, offset: int = 0) -> Layout:
+    """NHWC with room behind the channels of a pixel, or that begins after so many elements."""
+    return Layout(NHWC, (1,) * 4, (0, channels, 0, 0), offset)
+
+
 @pytest.mark.parametrize(
     ("channels", "layout", "dtype", "expected"),
     [
@@ -80,15 +88,26 @@ def test_kernels(run, guarded, rng, kind, mode, scale):
         (6, "nhwc", "f16", "resize"),
         (16, "nchw", "f16", "resize"),
         (16, "strided", "f16", "resize"),
+        (6, behind(channels=2), "f16", "resize"),
+        (4, behind(channels=4), "f16", "resize_by_4"),
+        (8, behind(channels=1), "f16", "resize"),
+        (8, behind(offset=4), "f16", "resize_by_4"),
+        (8, behind(offset=4), "f32", "resize_by_8"),
+        (8, behind(offset=2), "f32", "resize"),
     ],
 )
-def test_as_many_channels_at_once_as_lie_together(guarded, channels, layout, dtype, expected):
-    x = guarded((1, channels, 2, 3), layout, dtype)
+def test_as_many_channels_at_once_as_lie_together(
+    run, guarded, rng, channels, layout, dtype, expected
+):
+    before = (1, channels, 2, 3)
+    x = guarded(before, layout, dtype, rng.standard_normal(before))
     y = guarded((1, channels, 4, 6), layout, dtype)
-    work = resize(ImageArgs.of(x), ImageArgs.of(y), mode="linear", scale=2)
+    work = resize(ImageArgs.of(x), ImageArgs.of(y), mode="nearest", scale=2)
     assert [launch.kernel for launch in work.launches] == [expected]
     assert work.scratch_bytes == 0
     assert bool(work.launches[0].arguments.channels_last) == (layout != "nchw")
+    run(lambda scratch: work)
+    np.testing.assert_array_equal(wide(y), wide(x).repeat(2, 2).repeat(2, 3))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -123,18 +142,14 @@ def test_one_is_the_adjoint_of_the_other(run, guarded, rng, mode, scale, layout)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 1 / 2, 1 / 3])
-def test_what_is_not_asked_for_is_not_read(run, guarded, scale):
-    """Infinity times a weight of 0 would be NaN."""
+def test_nothing_is_read_to_be_multiplied_by_zero(run, guarded, scale):
+    """Infinity times 0 would be NaN."""
     before, after = sides("linear", scale, (1, 3, 3))
-    values = np.zeros(before)
-    values[0, 0, 0, 0] = np.inf
-    x, y = guarded(before, "nhwc", "f32", values), guarded(after, "nhwc")
-    run(lambda s: resize(ImageArgs.of(x), ImageArgs.of(y), mode="linear", scale=scale, scratch=s))
-    assert not np.isnan(y).any()
-    grad_x = guarded(before, "nhwc")
-    y[...] = 0
-    y[0, 0, 1, 1] = -np.inf
+    x, y = guarded(before, fill=np.inf), guarded(after)
     at = {"mode": "linear", "scale": scale}
+    run(lambda s: resize(ImageArgs.of(x), ImageArgs.of(y), **at, scratch=s))
+    assert (y == np.inf).all()
+    grad_x = guarded(before)
     run(lambda s: resize_grad(ImageArgs.of(y), ImageArgs.of(grad_x), **at, scratch=s))
     assert not np.isnan(grad_x).any()
 
