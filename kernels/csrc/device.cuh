@@ -270,9 +270,10 @@ EA_DEVICE float block_sum(float value) {
 // k = 16, for tf32 k = 8. Registers as in the PTX ISA for mma.m16n8k16 and .m16n8k8; all 32 threads
 // call this, with two f16 or bf16 in a register, the lower index in the lower half.
 #if defined(EA_HOST)
-using host::mma_bf16;
-using host::mma_f16;
-using host::mma_tf32;
+#define EA_MMA(name, shape, types)                                                     \
+  EA_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { \
+    host::name(d, a, b);                                                               \
+  }
 #else
 #define EA_MMA(name, shape, types)                                                             \
   EA_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {         \
@@ -281,11 +282,11 @@ using host::mma_tf32;
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                              \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));          \
   }
+#endif
 EA_MMA(mma_f16, "m16n8k16", "f16.f16")
 EA_MMA(mma_bf16, "m16n8k16", "bf16.bf16")
 EA_MMA(mma_tf32, "m16n8k8", "tf32.tf32")
 #undef EA_MMA
-#endif
 
 // The bits of the nearest tf32: mma_tf32 would drop the lower 13 bits of a float.
 EA_DEVICE uint32_t to_tf32(float value) {

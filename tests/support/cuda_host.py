@@ -93,12 +93,10 @@ def library_of(kernel: str) -> Library:
         HostError: if none has, with what the compiler says about files that it refuses.
     """
 
-    def likely(source: Path) -> tuple[bool, int]:
-        together = os.path.commonprefix([source.stem, kernel])
-        return (kernel not in source.read_text(), -len(together))
-
+    sources = [*SOURCES.glob("*.cu"), *SUPPORT.glob("*.cu")]
     refused = []
-    for source in sorted(SOURCES.glob("*.cu"), key=likely):
+    # A macro may make up the name of a kernel, so the others are searched, too.
+    for source in sorted(sources, key=lambda one: (kernel not in one.read_text(), one.name)):
         try:
             library = open_library(source)
         except BuildError as error:
@@ -106,9 +104,8 @@ def library_of(kernel: str) -> Library:
             continue
         if kernel in library.kernels:
             return library
-    raise HostError(
-        "\n".join([f"no file of csrc/ that compiles has a kernel {kernel!r}", *refused])
-    )
+    told = [f"no .cu file that compiles has a kernel {kernel!r}", *refused]
+    raise HostError("\n".join(told))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""CUDA kernels run on the host, on watched memory, and twice: the order of threads is not to matter.
+"""CUDA kernels run on the host, on watched memory, twice: the order of threads must not matter.
 
 def test_copy(run, guarded):
     x = guarded((1, 3, 5, 7), "nhwc", "f16", rng.standard_normal((1, 3, 5, 7)))
