@@ -30,7 +30,7 @@ KINDS = {"add0": 0, "add1": 0, "post": 1, "mask": 2}  # `ConvOperand` of csrc/co
 BYTES = {DTYPES["f32"]: 4, DTYPES["f16"]: 2, DTYPES["bf16"]: 2}
 POOL_BYTES = {1: 49_152, 3: 32_768}  # of shared memory, for kernels that share 1 or 3 taps
 THREADS = 256
-# Blocks that keep the largest device busy: with fewer, tiles are made smaller.
+# That keep the largest device busy: with fewer, all run at once.
 ENOUGH_BLOCKS = 256
 # Products of numbers that exist, of those that tensor cores compute, from which on they are faster:
 # they multiply 8 (Orin) to 15 times (H200) as fast.
@@ -221,23 +221,32 @@ def _families(spec: ConvSpec, common: CommonArgs, rows: Axis, columns: Axis) -> 
 
 
 def _tile(family: Family, common: CommonArgs, rows: Axis, columns: Axis, group: int) -> Tile | None:
-    """The largest tile that fits and leaves enough blocks, or else the smallest that fits."""
-    taps, found = rows.taps * columns.taps, None
-    shapes = iter(family.shapes(common.out_channels))
-    for tile in tiles(shapes, rows, columns):
-        fits = family.shared_bytes(tile, taps) <= POOL_BYTES[family.shared_taps]
-        # As csrc/conv_stage.cuh divides, and where it counts elements in 32 bits.
-        fits &= tile.pixels * tile.window[1] < 2**20
-        fits &= all(_reach(source, tile.window) < 2**31 for source in common.sources)
-        fits &= all(n <= most for n, most in zip(tile.blocks(rows, columns), MAX_GRID[1:]))
-        if not fits or (found is not None and tile.parts < found.parts):
-            continue
-        found = tile
-        if prod(tile.blocks(rows, columns)) * _channel_blocks(family, common, tile) * group >= (
-            ENOUGH_BLOCKS
-        ):
-            break
-    return found
+    """The tile that takes least time, of those that a block holds."""
+    fitting = [
+        tile
+        for tile in tiles(family.shapes(common.out_channels), rows, columns)
+        if _fits(family, common, rows, columns, tile)
+    ]
+
+    def time(tile: Tile) -> float:
+        blocks = prod(tile.blocks(rows, columns)) * _channel_blocks(family, common, tile) * group
+        sums = tile.rows * tile.columns * tile.parts * family.channels * rows.taps * columns.taps
+        staged = family.shared_bytes(tile, rows.taps * columns.taps)
+        return max(blocks, ENOUGH_BLOCKS) * (staged + sums * (0.3 if family.tensor_cores else 6))
+
+    return min(fitting, key=time, default=None)
+
+
+def _fits(family: Family, common: CommonArgs, rows: Axis, columns: Axis, tile: Tile) -> bool:
+    """Whether a block holds it, within what csrc/conv_stage.cuh counts in 32 bits."""
+    down, across = tile.blocks(rows, columns)
+    return (
+        family.shared_bytes(tile, rows.taps * columns.taps) <= POOL_BYTES[family.shared_taps]
+        and tile.pixels * tile.window[1] < 2**20
+        and all(_reach(source, tile.window) < 2**31 for source in common.sources)
+        and across <= MAX_GRID[1]
+        and down <= MAX_GRID[2]
+    )
 
 
 def _reach(image: ImageArgs, window: tuple[int, int]) -> int:

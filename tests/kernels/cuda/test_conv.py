@@ -8,13 +8,15 @@ from math import prod
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgeadapt.errors import ArrayError
 from edgeadapt.kernels.cuda.conv import ConvSpec, conv
 from edgeadapt.kernels.cuda.tensors import ImageArgs, TensorArgs
 from edgeadapt.kernels.reference import conv as reference
 from support.cuda_close import check_close
-from support.strided import to_bf16, wide
+from support.strided import Layout, to_bf16, wide
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,210 @@ class Problem:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("compute", ["f32", "f16", "bf16", "tf32"])
 def test_the_kernel_equals_the_reference(case, compute, run, guarded):
-    problem = Problem(case, guarded, compute, (compute if compute != "tf32" else "f32",))
+    problem = Problem(case, guarded, compute, ("f32" if "32" in compute else compute,))
     kernel = problem.run(run, bias=problem.bias)
     problem.check(kernel, bias=problem.bias)
+
+
+TYPES = {
+    "floats": ("f32",),
+    "halves": ("f16",),
+    "bfloats": ("bf16",),
+    "halves from floats": ("f32", "f16"),
+    "all": ("f32", "bf16", "f16", "f16", "bf16"),
+}
+MIXED = ["many channels", "odd", "sources that are no vectors", "stride 2", "transposed", "groups"]
+
+
+@pytest.mark.parametrize("types", TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize("compute", ["f32", "f16", "bf16", "tf32"])
+@pytest.mark.parametrize("name", MIXED)
+def test_every_image_has_its_own_type(name, compute, types, run, guarded):
+    problem = Problem(CASES[name], guarded, compute, types)
+    operands = problem.operands()
+    problem.check(problem.run(run, **operands), **operands)
+
+
+SLICE = Layout((0, 2, 3, 1), (1, 1, 1, 1), (0, 8, 0, 0), 0)  # of the channels of a wider image
+NARROW_SLICE = Layout((0, 2, 3, 1), (1, 1, 1, 1), (0, 2, 0, 1), 2)  # pairs are aligned, no more
+BACKWARDS = Layout((0, 2, 3, 1), (1, 1, -1, -2), (0, 0, 1, 0), 0)
+LAYOUTS = {
+    "planar": ("nchw",),
+    "gaps": ("strided",),
+    "slices": (SLICE,),
+    "narrow slices": (NARROW_SLICE,),
+    "backwards": (BACKWARDS,),
+    "all": ("nhwc", "nchw", SLICE, "strided", NARROW_SLICE, BACKWARDS),
+}
+
+
+@pytest.mark.parametrize("layouts", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("compute", ["f32", "f16", "tf32"])
+@pytest.mark.parametrize("name", MIXED)
+def test_every_image_has_its_own_strides(name, compute, layouts, run, guarded):
+    problem = Problem(CASES[name], guarded, compute, ("f16", "f32", "f16"), layouts)
+    operands = problem.operands()
+    problem.check(problem.run(run, **operands), **operands)
+
+
+def test_images_are_read_in_vectors_where_they_may_be(guarded):
+    def vectors(layout, dtype="f16", case="a tile and a pixel", compute="f16"):
+        problem = Problem(CASES[case], guarded, compute, (dtype,), (layout,))
+        work = problem.work(add0=problem.image(problem.y.shape))
+        return work.launches[0].arguments.common.vectors
+
+    both = 1 | 1 << 4 | 1 << 5  # a source, y, add0
+    assert vectors("nhwc") == vectors(SLICE) == vectors("nhwc", "f32") == both
+    assert vectors("nchw") == vectors("strided") == 0
+    # 8 halves of x are no vector at an offset of 4 bytes, and neither are 4 of y; 2 of y are.
+    assert vectors(NARROW_SLICE) == 0
+    assert vectors(NARROW_SLICE, case="one column") == 1 << 4 | 1 << 5
+    # The second group begins with channel 5.
+    assert vectors("nhwc", case="odd groups", compute="f32") == 0b11
+
+
+@pytest.mark.parametrize("name", ["bias", "add0", "add1", "slope", "post", "mask"])
+@pytest.mark.parametrize("case", ["a tile and a pixel", "odd", "stride 5"])
+@pytest.mark.parametrize("compute", ["f32", "f16"])
+def test_each_operand_alone(compute, case, name, run, guarded):
+    problem = Problem(CASES[case], guarded, compute, ("f16", "f32"))
+    operands = problem.operands()
+    chosen = {k: v for k, v in operands.items() if k == name or (name, k) == ("mask", "mask_slope")}
+    if name == "slope":
+        chosen["slope"] = -1.5  # not the larger of v and slope * v
+    problem.check(problem.run(run, **chosen), **chosen)
+
+
+@pytest.mark.parametrize("place", ["add0", "add1", "post", "mask"])
+@pytest.mark.parametrize("case", ["odd", "transposed, odd size", "many channels", "stride 5"])
+@pytest.mark.parametrize("compute", ["f32", "f16"])
+def test_y_may_be_the_memory_of_an_operand(compute, case, place, run, guarded):
+    problem = Problem(CASES[case], guarded, compute, ("f16",))
+    operands = problem.operands()
+    kernel = problem.run(run, **operands)
+    expected = problem.y.copy()
+    problem.y[...] = operands[place]
+    assert problem.run(run, **{**operands, place: problem.y}) == kernel
+    np.testing.assert_array_equal(problem.y, expected)
+
+
+@given(data=st.data())
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_convolution(data, run, device):
+    draw = data.draw
+    pair = st.tuples(st.integers(1, 4), st.integers(1, 4))
+    group = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    spec = ConvSpec(
+        draw(pair),
+        draw(pair),
+        draw(st.tuples(st.integers(-3, 4), st.integers(-3, 4))),
+        draw(pair),
+        group,
+        draw(st.booleans()),
+    )
+    channels = st.integers(1, 12)
+    inputs = [draw(channels) for _ in range(draw(st.integers(1, 4)))]
+    inputs[-1] += -sum(inputs) % group
+    small = st.tuples(st.integers(1, 9), st.integers(1, 20))
+    case = Case(tuple(inputs), group * draw(st.integers(1, 36)), draw(small), spec, draw(small))
+    types = draw(st.lists(st.sampled_from(["f32", "f16", "bf16"]), min_size=1, max_size=4))
+    compute = draw(st.sampled_from(["f32", "f16", "bf16", "tf32"]))
+    problem = Problem(
+        case, device.array, compute, types, draw(st.sampled_from(list(LAYOUTS.values())))
+    )
+    operands = problem.operands()
+    problem.check(problem.run(run, **operands), **operands)
+
+
+def image(channels, size, dtype="f16"):
+    """Of a device that is not here."""
+    height, width = size
+    strides = (height * width * channels, 1, width * channels, channels)
+    return ImageArgs.at(256, (1, channels, height, width), strides, dtype)
+
+
+def chosen(spec, inputs, outputs, size, out_size=None, address=256):
+    size_of = spec.packed_size(inputs, outputs)
+    weights = TensorArgs.at(address, (size_of,), (1,), spec.weights_dtype)
+    x, y = image(inputs, size), image(outputs, out_size or size)
+    return conv(spec, [x], weights, y).launches[0]
+
+
+def test_the_kernel_that_is_chosen():
+    size = (720, 1280)
+
+    def kernel(inputs, outputs, spec, **others):
+        return chosen(spec, inputs, outputs, size, **others).kernel
+
+    half, tf32 = same(3, compute="f16"), same(3, compute="tf32")
+    assert kernel(16, 16, half) == "conv_f16_3_16"
+    assert kernel(16, 16, same(3, compute="bf16")) == "conv_bf16_3_16"
+    assert kernel(16, 16, tf32) == "conv_tf32_3_16"
+    assert kernel(16, 16, same(3)) == "conv_direct_3_8"
+    assert kernel(16, 3, half) == "conv_f16_3_8"
+    assert kernel(6, 64, half) == "conv_f16_3_32"
+    assert kernel(64, 32, same(1, compute="f16")) == "conv_f16_1_32"
+    assert kernel(3, 3, half) == "conv_direct_3_4"  # tensor cores would multiply zeros
+    assert kernel(16, 16, same(3, compute="f16", group=16)) == "conv_direct_3_4"
+    assert kernel(16, 16, half, address=258) == "conv_direct_3_8"  # weights that are no vectors
+    assert kernel(16, 16, same(3, dilations=(1, 2))) == "conv_direct_1_8"
+    assert kernel(16, 16, same(3, strides=(9, 9), compute="f16")) == "conv_plain"
+    wide = replace(TRANSPOSED, strides=(5, 5), compute="f16")
+    assert kernel(16, 16, wide) == "conv_plain"  # 5 phases
+
+
+@pytest.mark.parametrize("compute", ["f32", "f16"])
+def test_tiles_leave_no_device_idle(compute):
+    # Blocks enough for the largest device, if the image has them; large ones otherwise.
+    for inputs, outputs in ((16, 16), (32, 32), (64, 64)):
+        spec = same(3, compute=compute)
+        large = chosen(spec, inputs, outputs, (720, 1280))
+        assert prod(large.grid) >= 900
+        assert large.block[0] == 256
+        small = chosen(spec, inputs, outputs, (90, 160))
+        assert prod(small.grid) >= 100
+        positions = prod(large.arguments.tile) * large.grid[1] * large.grid[2]
+        assert positions <= 1.05 * 720 * 1280
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"x": [image(2, (4, 6))]}, "weights must be 144 contiguous f32, got shape"),
+        ({"x": [image(1, (4, 5))] * 5}, "x must be 1 to 4 images, got 5"),
+        ({"x": [image(1, (4, 5)), image(1, (3, 5))]}, "the images x must have one size"),
+        ({"x": [image(2, (4, 5), "bool")]}, "x must be float32, float16 or bfloat16, got type 2"),
+        ({"y": image(0, (4, 5))}, "y must have pixels, got 0 channels of 4x5"),
+        ({"post": image(2, (4, 6))}, "post must be 4x5, got 2 channels of 4x6"),
+        ({"mask": image(3, (4, 5))}, "mask must have 2 channels, got 3"),
+        ({"bias": TensorArgs.at(256, (3,), (1,), "f32")}, "bias must be 2 contiguous f32, got"),
+        ({"bias": TensorArgs.at(256, (2,), (1,), "f16")}, "bias must be 2 contiguous f32, got"),
+        ({"bias": TensorArgs.at(256, (2,), (2,), "f32")}, "bias must be 2 contiguous f32, got"),
+        ({"spec": same(3, compute="f16")}, "weights must be 144 contiguous f16, got shape"),
+        ({"spec": same(3, group=3)}, "group must divide the channels of x and y, 2 and 2, got 3"),
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong, text):
+    weights = TensorArgs.at(256, (144,), (1,), "f32")
+    if "x" in wrong and "weights" in text:
+        weights = TensorArgs.at(256, (145,), (1,), "f32")
+    y = image(2, (4, 5))
+    given = {"spec": same(3), "x": [y], "weights": weights, "y": y}
+    with pytest.raises(ArrayError, match=f"conv: {text}"):
+        conv(**{**given, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"kernel": (0, 3)}, r"kernel must be two positive numbers, got \(0, 3\)"),
+        ({"strides": (1,)}, r"strides must be two positive numbers, got \(1,\)"),
+        ({"group": 0}, "group be positive, got"),
+        ({"compute": "int8"}, "compute must be one of f32, tf32, f16, bf16, got 'int8'"),
+    ],
+)
+def test_a_convolution_that_there_is_not_is_refused(wrong, text):
+    with pytest.raises(ArrayError, match=text):
+        ConvSpec(**{"kernel": (3, 3), **wrong})
