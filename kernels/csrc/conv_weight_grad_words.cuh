@@ -1,0 +1,174 @@
+// Pixels of a tile in shared memory, for conv_weight_grad.cuh. A word is what one lane of a tensor
+// core takes along pixels: one float32 or tf32, or two f16 or bf16 that lie `partner` columns apart.
+// Neighbours would be of no use: a tap one column on needs (1, 2) after (0, 1), which no load gives.
+// Pairs at a distance shift as words do, for every stride, dilation and tap.
+#pragma once
+
+#include "device.cuh"
+
+namespace edgeadapt {
+namespace weight_grad {
+
+constexpr int threads = 256;
+constexpr int warps = threads / warp_size;
+constexpr int unit = 8;  // channels that are staged at once: 16 bytes of f16
+// Channels of a pixel are `width` words and two more: lanes that read four pixels apart, each eight
+// channels, then meet in no bank of shared memory.
+constexpr int skew = 2;
+
+// One operand as a block sees it: some channels of up to four images in a row.
+struct Side {
+  const Image* images;
+  int count;
+  int first, channels;  // those of the block, counted through all images
+  int width;            // rounded up to units
+};
+
+// Which pixels are staged: rows x columns words, the first of which begins at (y, x).
+struct Window {
+  int y, x, rows, columns, step_y, step_x, partner;
+};
+
+EA_DEVICE int pitch(const Side& side) { return side.width + skew; }
+
+EA_DEVICE bool inside(const Side& side, int y, int x) {
+  return y >= 0 && x >= 0 && y < side.images[0].height && x < side.images[0].width;
+}
+
+// The image that holds `channel`, which is then counted within it.
+EA_DEVICE const Image& image_of(const Side& side, int& channel) {
+  int i = 0;
+  for (; i + 1 < side.count && channel >= side.images[i].channels; ++i)
+    channel -= (int)side.images[i].channels;
+  return side.images[i];
+}
+
+// Whether the unit that begins at `channel`, `own` of its image, is 16 bytes or more that lie
+// together, at every pixel.
+EA_DEVICE bool is_run(const Side& side, const Image& image, int channel, int own) {
+  const int size = image.dtype == F32 ? 4 : 2;
+  return image.channel_stride == 1 && own + unit <= image.channels &&
+         channel + unit <= side.first + side.channels &&
+         aligned(static_cast<const uint8_t*>(image.data) + own * size, 16) &&
+         (image.row_stride | image.pixel_stride) * size % 16 == 0;
+}
+
+// Of any layout and type; zero outside and behind the last channel.
+EA_DEVICE float element(const Side& side, int channel, int y, int x) {
+  if (!inside(side, y, x) || channel >= side.first + side.channels) return 0.0f;
+  const Image& image = image_of(side, channel);
+  return read(image.data, image.dtype, offset(image, channel, y, x));
+}
+
+// One pixel in a word, as float32: a sum over pixels is not to be one of rounded numbers.
+struct Singles {
+  static constexpr int pixels = 1;
+
+  EA_DEVICE static bool takes(const Image&) { return true; }
+
+  EA_DEVICE static uint32_t word(const Side& side, int channel, int y, int x, int) {
+    return bits_of(element(side, channel, y, x));
+  }
+
+  // A unit that is_run(); the image is that of its channels, the first of which is `own`.
+  EA_DEVICE static void run(const Side& side, const Image& image, int own, int y, int x, int,
+                            uint32_t (&words)[unit]) {
+    float values[unit] = {};
+    if (inside(side, y, x)) {
+      with_type(image.dtype, [&](auto zero) {
+        using Element = decltype(zero);
+        load(static_cast<const Element*>(image.data) + offset(image, own, y, x), values);
+      });
+    }
+#pragma unroll
+    for (int i = 0; i < unit; ++i) words[i] = bits_of(values[i]);
+  }
+
+  EA_DEVICE static float sum(uint32_t word, bool low, bool) { return low ? float_of(word) : 0.0f; }
+};
+
+// Two pixels in a word, of a type of 16 bits.
+template <class Element, Dtype dtype>
+struct Pairs {
+  static constexpr int pixels = 2;
+
+  EA_DEVICE static bool takes(const Image& image) { return image.dtype == dtype; }
+
+  EA_DEVICE static uint32_t word(const Side& side, int channel, int y, int x, int partner) {
+    return pair(from_float<Element>(element(side, channel, y, x)),
+                from_float<Element>(element(side, channel, y, x + partner)));
+  }
+
+  EA_DEVICE static void run(const Side& side, const Image& image, int own, int y, int x,
+                            int partner, uint32_t (&words)[unit]) {
+    uint32_t low[unit / 2] = {}, high[unit / 2] = {};
+    const auto* const p = static_cast<const Element*>(image.data);
+    if (inside(side, y, x)) copy(p + offset(image, own, y, x), low);
+    if (inside(side, y, x + partner)) copy(p + offset(image, own, y, x + partner), high);
+#pragma unroll
+    for (int i = 0; i < unit / 2; ++i) {
+      words[2 * i] = (low[i] & 0xffff) | high[i] << 16;
+      words[2 * i + 1] = low[i] >> 16 | (high[i] & 0xffff0000);
+    }
+  }
+
+  EA_DEVICE static float sum(uint32_t word, bool low, bool high) {
+    return (low ? to_float(Element{(uint16_t)word}) : 0.0f) +
+           (high ? to_float(Element{(uint16_t)(word >> 16)}) : 0.0f);
+  }
+
+ private:
+  EA_DEVICE static void copy(const Element* p, uint32_t (&bits)[unit / 2]) {
+    const Packet<16> packet = *reinterpret_cast<const Packet<16>*>(p);
+    memcpy(bits, &packet, 16);
+  }
+};
+
+struct alignas(8) TwoWords {
+  uint32_t first, second;
+};
+
+// Writes the whole window, word (row, column) of channel c at (row * columns + column) * pitch + c.
+template <class Words>
+EA_DEVICE void stage(const Side& side, const Window& window, uint32_t* to) {
+  const int units = side.width / unit, count = window.rows * window.columns * units;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < count; i += threads) {
+    const int place = i / units, first = unit * (i % units), channel = side.first + first;
+    const int y = window.y + place / window.columns * window.step_y;
+    const int x = window.x + place % window.columns * window.step_x;
+    uint32_t* const out = to + place * pitch(side) + first;
+    int own = channel;
+    const Image& image = image_of(side, own);
+    if (Words::takes(image) && is_run(side, image, channel, own)) {
+      uint32_t words[unit];
+      Words::run(side, image, own, y, x, window.partner, words);
+#pragma unroll
+      for (int k = 0; k < unit; k += 2)
+        *reinterpret_cast<TwoWords*>(out + k) = {words[k], words[k + 1]};
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < unit; ++k)
+        out[k] = Words::word(side, channel + k, y, x, window.partner);
+    }
+  }
+}
+
+// What this thread adds to the sum over pixels of channel threadIdx.x % width: rows of the window,
+// and columns of the first and of the second pixel of a word.
+template <class Words>
+EA_DEVICE float channel_sum(const Side& side, const Window& window, int rows, int low, int high,
+                            const uint32_t* words) {
+  const int parts = threads / side.width, part = threadIdx.x / side.width;
+  if (part >= parts) return 0.0f;
+  float sum = 0.0f;
+  for (int row = part; row < rows; row += parts) {
+    const uint32_t* p = words + row * window.columns * pitch(side) + threadIdx.x % side.width;
+    for (int column = 0; column < larger(low, high); ++column, p += pitch(side))
+      sum += Words::sum(*p, column < low, column < high);
+  }
+  return sum;
+}
+
+}  // namespace weight_grad
+}  // namespace edgeadapt

@@ -1,0 +1,252 @@
+"""The gradient of a convolution in its weight and bias: csrc/conv_weight_grad.cu, .._mma.cu."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from math import prod
+
+from edgeadapt.errors import ArrayError
+from edgeadapt.kernels.cuda.conv_weight_grad_plan import (
+    MAX_SOURCES,
+    SUM_THREADS,
+    THREADS,
+    UNIT,
+    Plan,
+    Problem,
+    kernel_for,
+    plan,
+)
+from edgeadapt.kernels.cuda.launch import Launch, Work
+from edgeadapt.kernels.cuda.tensors import DTYPES, ImageArgs, TensorArgs
+
+_NAME = "conv_weight_grad"
+_ALIGNMENT = 256  # of scratch memory
+_Pair = ctypes.c_int64 * 2
+
+
+class ConvWeightGradArgs(ctypes.Structure):
+    """`ConvWeightGradArgs` of csrc/conv_weight_grad.cuh."""
+
+    _fields_ = (
+        ("x", ImageArgs * MAX_SOURCES),
+        ("grad_y", ImageArgs),
+        ("weight_parts", ctypes.c_void_p),
+        ("bias_parts", ctypes.c_void_p),
+        ("bias_of_x", ctypes.c_int64),
+        ("sources", ctypes.c_int64),
+        ("group", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        *((name, _Pair) for name in ("kernel", "strides", "pads", "dilations", "taps")),
+        ("block_out", ctypes.c_int64),
+        ("block_in", ctypes.c_int64),
+        ("blocks_out", ctypes.c_int64),
+        ("blocks_in", ctypes.c_int64),
+        ("tile_rows", ctypes.c_int64),
+        *((name, _Pair) for name in ("window", "pixel_steps", "word_steps", "tap_steps", "tiles")),
+        ("chunks", ctypes.c_int64),
+    )
+
+
+class ChannelSumsArgs(ctypes.Structure):
+    """`ChannelSumsArgs` of csrc/conv_weight_grad.cu."""
+
+    _fields_ = (
+        ("x", ImageArgs * MAX_SOURCES),
+        ("parts", ctypes.c_void_p),
+        ("sources", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("chunks", ctypes.c_int64),
+    )
+
+
+class PartSumsArgs(ctypes.Structure):
+    """`PartSumsArgs` of csrc/conv_weight_grad.cu."""
+
+    _fields_ = (
+        ("weight_parts", ctypes.c_void_p),
+        ("bias_parts", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("weights", ctypes.c_int64),
+        ("biases", ctypes.c_int64),
+        ("weight_chunks", ctypes.c_int64),
+        ("bias_chunks", ctypes.c_int64),
+        ("add_weight", ctypes.c_int64),
+        ("add_bias", ctypes.c_int64),
+    )
+
+
+def conv_weight_grad(
+    x: Sequence[ImageArgs],
+    grad_y: ImageArgs,
+    weight: TensorArgs,
+    bias: TensorArgs | None = None,
+    *,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    group: int = 1,
+    bias_of: str = "grad_y",
+    add_weight: bool = False,
+    add_bias: bool = False,
+    compute: str = "f32",
+    most_chunks: int | None = None,
+    scratch: int = 0,
+) -> Work:
+    """What writes ``weight`` (O, C / group, kh, kw) and ``bias``.
+
+    ``x`` is up to four images that follow each other along channels, C in all; ``grad_y`` is
+    (1, O, H', W'). Each is float32, float16 or bfloat16 of any strides; the results are float32 and
+    contiguous, written with ``=`` or, with ``add_weight`` and ``add_bias``, with ``+=``. ``bias``
+    sums ``bias_of`` ("grad_y" or "x") over pixels. ``pads`` begins with top and left; what follows
+    does not matter, nor is the size of ``grad_y`` tied to that of ``x``: outside of x is zero.
+
+    Sums are float32. Products are exact with ``compute`` "f32", which for inputs of one type of 16
+    bits runs on tensor cores all the same; "tf32", "f16" and "bf16" may round what is multiplied to
+    that type. ``most_chunks`` bounds into how many the image is cut, which is else chosen by size.
+
+    Raises:
+        ArrayError: if the sizes or types do not fit together.
+    """
+    channels = _check_images(x, grad_y)
+    if group < 1 or channels % group or grad_y.channels % group:
+        raise ArrayError(
+            f"{_NAME}: group must divide the channels of x and grad_y, {channels} and "
+            f"{grad_y.channels}, got {group}."
+        )
+    kernel = _check_result("weight", weight, (grad_y.channels, channels // group), 4)[2:]
+    if bias is not None:
+        if bias_of not in ("grad_y", "x"):
+            raise ArrayError(f"{_NAME}: bias_of must be 'grad_y' or 'x', got {bias_of!r}.")
+        _check_result("bias", bias, (channels if bias_of == "x" else grad_y.channels,), 1)
+    if min(*strides, *dilations) < 1:
+        raise ArrayError(
+            f"{_NAME}: strides and dilations must be positive, got {tuple(strides)} and "
+            f"{tuple(dilations)}."
+        )
+    if compute not in ("f32", "tf32", "f16", "bf16"):
+        raise ArrayError(
+            f"{_NAME}: compute must be 'f32', 'tf32', 'f16' or 'bf16', got {compute!r}."
+        )
+    problem = Problem(
+        inputs=channels // group,
+        outputs=grad_y.channels // group,
+        group=group,
+        kernel=(kernel[0], kernel[1]),
+        strides=(strides[0], strides[1]),
+        pads=(pads[0], pads[1]),
+        dilations=(dilations[0], dilations[1]),
+        x_size=(x[0].height, x[0].width),
+        grad_size=(grad_y.height, grad_y.width),
+        dtypes=tuple(image.dtype for image in (*x, grad_y)),
+    )
+    results = PartSumsArgs(
+        weight=weight.data,
+        bias=bias.data if bias is not None else None,
+        weights=prod(weight.shape[:4]),
+        biases=bias.shape[0] if bias is not None else 0,
+        add_weight=add_weight,
+        add_bias=add_bias,
+    )
+    chosen = plan(problem, kernel_for(problem, compute), most_chunks)
+    return _work(x, grad_y, problem, chosen, results, bias_of == "x", scratch)
+
+
+def _work(
+    x: Sequence[ImageArgs],
+    grad_y: ImageArgs,
+    problem: Problem,
+    plan: Plan,
+    results: PartSumsArgs,
+    bias_of_x: bool,
+    scratch: int,
+) -> Work:
+    """Partial sums of weights and, if it can be in the same pass, of the bias; then their sums."""
+    sources = (ImageArgs * MAX_SOURCES)(*x)
+    apart = results.biases > 0 and bias_of_x and not plan.meets_all_of_x
+    results.weight_chunks, results.bias_chunks = plan.chunks, plan.chunks
+    if apart:
+        results.bias_chunks = min(64, -(-prod(problem.x_size) // 1024))
+    weight_bytes = _aligned(4 * results.weights * results.weight_chunks)
+    results.weight_parts, results.bias_parts = scratch, scratch + weight_bytes
+    arguments = ConvWeightGradArgs(
+        x=sources,
+        grad_y=grad_y,
+        weight_parts=results.weight_parts,
+        bias_parts=results.bias_parts if results.biases and not apart else None,
+        bias_of_x=bias_of_x,
+        sources=len(x),
+        **{name: getattr(problem, name) for name in ("group", "outputs", "inputs")},
+        **{
+            name: _Pair(*getattr(problem, name))
+            for name in ("kernel", "strides", "pads", "dilations")
+        },
+        block_out=plan.block[0],
+        block_in=plan.block[1],
+        blocks_out=plan.blocks[0],
+        blocks_in=plan.blocks[1],
+        tile_rows=plan.tile_rows,
+        **{
+            name: _Pair(*getattr(plan, name))
+            for name in ("taps", "window", "pixel_steps", "word_steps", "tap_steps", "tiles")
+        },
+        chunks=plan.chunks,
+    )
+    grid = (plan.rectangles * problem.group * prod(plan.blocks), plan.chunks, 1)
+    launches = [Launch(plan.kernel, grid, (THREADS, 1, 1), arguments)]
+    if apart:
+        channels = ChannelSumsArgs(
+            sources, results.bias_parts, len(x), results.biases, results.bias_chunks
+        )
+        grid = (-(-results.biases // UNIT), results.bias_chunks, 1)
+        launches.append(Launch("conv_weight_grad_channels", grid, (THREADS, 1, 1), channels))
+    blocks = -(-results.weights // SUM_THREADS) + -(-results.biases // SUM_THREADS)
+    launches.append(Launch("conv_weight_grad_sum", (blocks, 1, 1), (THREADS, 1, 1), results))
+    return Work(tuple(launches), weight_bytes + _aligned(4 * results.biases * results.bias_chunks))
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
+
+
+def _check_images(x: Sequence[ImageArgs], grad_y: ImageArgs) -> int:
+    """Check the images; returns the channels of ``x``."""
+    if not 1 <= len(x) <= MAX_SOURCES:
+        raise ArrayError(f"{_NAME}: x must be 1 to {MAX_SOURCES} images, got {len(x)}.")
+    for name, image in [("x", one) for one in x] + [("grad_y", grad_y)]:
+        if image.dtype not in (DTYPES["f32"], DTYPES["f16"], DTYPES["bf16"]):
+            raise ArrayError(
+                f"{_NAME}: {name} must be float32, float16 or bfloat16, got type {image.dtype}."
+            )
+        if min(image.channels, image.height, image.width) < 1:
+            raise ArrayError(
+                f"{_NAME}: {name} must have pixels, got {image.channels} channels of "
+                f"{image.height}x{image.width}."
+            )
+    sizes = {(one.height, one.width) for one in x}
+    if len(sizes) > 1:
+        raise ArrayError(f"{_NAME}: the images x must have one size, got {sorted(sizes)}.")
+    return sum(one.channels for one in x)
+
+
+def _check_result(
+    name: str, tensor: TensorArgs, begins: tuple[int, ...], rank: int
+) -> tuple[int, ...]:
+    """Check that ``tensor`` is contiguous float32 of this rank and these first sizes."""
+    shape = tuple(tensor.shape[: tensor.rank])
+    strides = tuple(tensor.strides[: tensor.rank])
+    if len(shape) != rank or shape[: len(begins)] != begins or min(shape) < 1:
+        wanted = ", ".join([*map(str, begins), *["..."] * (rank > len(begins))])
+        raise ArrayError(f"{_NAME}: {name} must be ({wanted}), got {shape}.")
+    contiguous = all(
+        size == 1 or stride == prod(shape[axis + 1 :])
+        for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
+    )
+    if tensor.dtype != DTYPES["f32"] or not contiguous:
+        raise ArrayError(
+            f"{_NAME}: {name} must be contiguous float32, got type {tensor.dtype} with strides "
+            f"{strides}."
+        )
+    return shape
