@@ -50,8 +50,8 @@ EA_DEVICE void average(const AvgPoolArgs& a, int channel, int i, int j) {
   finish<V>(a.y, a.add, channel, i, j, sum);
 }
 
-// Pixels of one axis of a window: at first, first + step, ... of those, the taps from `from` to `to`
-// lie in the image.
+// Pixels of one axis of a window: at first, first + step, ... of those, the taps from `from` up to
+// `to` lie in the image.
 struct Taps {
   int first, step, from, to;
 };
