@@ -1,7 +1,7 @@
 // What kernels over images share: which thread writes what, and how results reach memory.
 // Threads lie along what is contiguous in y: along the channels of a row of pixels (NHWC), V of
-// them a thread, or along the pixels of a row of one channel (NCHW). kernels/cuda/lines.py makes the
-// grids and promises what is said here of sizes and of alignment.
+// them a thread, or along the pixels of a row of one channel (NCHW). kernels/cuda/lines.py makes
+// the grids and promises what is said here of sizes and of alignment.
 #pragma once
 
 #include "device.cuh"
