@@ -5,8 +5,8 @@
 namespace edgeadapt {
 namespace weight_grad {
 
-// A lane has four channels of grad_y and two of x, and lanes that are left over share the columns of
-// a row: narrow channels then leave no lane idle.
+// A lane has four channels of grad_y and two of x, and lanes that are left over share the columns
+// of a row: narrow channels then leave no lane idle.
 struct Lanes {
   int quads, pairs, columns;  // of channels of grad_y, of x, and lanes for each
 
@@ -45,7 +45,8 @@ struct Floats {
     const Steps by(a, block);
     x += share.row * by.down + share.column * by.across + in;
     for (int row = share.split; row < (int)a.tile_rows; row += share.splits) {
-      for (int column = lane / (lanes.quads * lanes.pairs); column < span; column += lanes.columns) {
+      const int first = lane / (lanes.quads * lanes.pairs);
+      for (int column = first; column < span; column += lanes.columns) {
         const auto* const g = reinterpret_cast<const TwoWords*>(
             grad_y + (row * span + column) * pitch(block.grad_y) + out);
         add_pixel(g[0], g[1], x + row * by.row + column * by.column, share, by, sums);
@@ -90,8 +91,8 @@ EA_KERNEL(conv_weight_grad_channels, ChannelSumsArgs, weight_grad::threads) {
   using namespace weight_grad;
   EA_SHARED(float, shared, [unit][threads]);
   const int first = (int)blockIdx.x * unit;
-  const Side side = {args.x, (int)args.sources, first, (int)smaller<int64_t>(unit, args.channels - first),
-                     unit};
+  const int channels = smaller((int)args.channels - first, unit);
+  const Side side = {args.x, (int)args.sources, first, channels, unit};
   const int64_t width = args.x[0].width, pixels = args.x[0].height * width;
   const int64_t end = (blockIdx.y + 1) * pixels / args.chunks;
   float sums[unit] = {};
@@ -109,7 +110,7 @@ EA_KERNEL(conv_weight_grad_channels, ChannelSumsArgs, weight_grad::threads) {
     for (int c = 0; c < unit; ++c) shared[c][threadIdx.x] += shared[c][threadIdx.x + half];
   }
   if (threadIdx.x == 0) {
-    for (int c = 0; c < side.channels; ++c)
+    for (int c = 0; c < channels; ++c)
       args.parts[blockIdx.y * args.channels + first + c] = shared[c][0];
   }
 }

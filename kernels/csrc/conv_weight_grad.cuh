@@ -1,5 +1,6 @@
 // The gradient of a convolution in its weight, and the sum of one operand over pixels:
-//   weight[o, c, u, v] = sum over i, j of grad_y[o, i, j] * x[c, i * stride + u * dilation - pad, ..]
+//   weight[o, c, u, v] = sum over i, j of grad_y[o, i, j] * x[c, i * stride + u * dilation - pad,
+//                                                            j * stride + v * dilation - pad]
 //
 // A product of matrices whose sum runs over pixels. A block takes up to 32 channels of either side
 // and one chunk of the image: tile after tile it stages grad_y and x with its halo in shared memory
@@ -12,7 +13,8 @@
 //   H200        12 us of memory at 4.8 TB/s,  4.3 us of tensor cores at 989 TFLOP/s
 //   AGX Orin   288 us of memory at 205 GB/s,  100 us at 42.6 TFLOP/s
 //   Orin Nano  868 us of memory at  68 GB/s,  416 us at 10.2 TFLOP/s
-// So memory is what it should wait for. Halos come from the L2 cache, where the tile above left them.
+// So memory is what it should wait for. Halos come from the L2 cache, where the tile above has left
+// them; partial sums are 4 % of that traffic.
 #pragma once
 
 #include "conv_weight_grad_words.cuh"

@@ -1,7 +1,7 @@
-// conv_weight_grad on tensor cores: rows of A are channels of grad_y, columns of B channels of x, and
-// what is summed over are pixels. A lane takes the same two words of pixels for A and for B, so any
-// assignment of pixels to lanes gives the same sum: lane t of four has columns 4 t to 4 t + 3 of a
-// row. Of x it then reads six neighbouring columns, once, for the three columns of a 3x3 kernel.
+// conv_weight_grad on tensor cores: rows of A are channels of grad_y, columns of B channels of x,
+// and what is summed over are pixels. A lane takes the same two words of pixels for A and for B, so
+// any assignment of pixels to lanes gives the same sum: lane t of four has columns 4 t to 4 t + 3 of
+// a row, two in a step. Of x it then reads four neighbours, once, for the three columns of a kernel.
 #include "conv_weight_grad.cuh"
 
 namespace edgeadapt {
@@ -75,7 +75,8 @@ struct AnyTaps {
         uint32_t of_grad[4];
         load_grad_y<Math>(block, share, grad_y + row * span * pitch(block.grad_y), step, of_grad);
         add_step(share, by, share.in + 8 < block.x.width ? 2 : 1,
-                 x + row * by.row + (lane % 4 * lane_columns + 2 * step) * by.column, of_grad, sums);
+                 x + row * by.row + (lane % 4 * lane_columns + 2 * step) * by.column, of_grad,
+                 sums);
       }
     }
   }
@@ -100,7 +101,7 @@ struct AnyTaps {
 };
 
 // All of a 3x3 kernel without strides and dilations, two rows of grad_y at a time: four rows of x,
-// each of which is read once for up to six of its products with them.
+// each of which is read once for up to six products.
 template <class Math>
 struct ThreeByThree {
   using Place = MmaPlace;
@@ -109,42 +110,43 @@ struct ThreeByThree {
                             const uint32_t* x, const uint32_t* grad_y,
                             float (&sums)[reach * reach][2][4]) {
     const int lane = threadIdx.x % warp_size, columns = share.in + 8 < block.x.width ? 2 : 1;
-    const int width = pitch(block.x);
+    const int width = pitch(block.x), rows = (int)a.tile_rows;
+    x += lane % 4 * lane_columns * width + share.in + lane / 4;
 #pragma unroll 1
-    for (int row = 2 * share.split; row < (int)a.tile_rows; row += 2 * share.splits) {
-      uint32_t of_grad[2][steps][4];
+    for (int i = steps * share.split; i < steps * rows / 2; ++i) {
+      const int row = i / steps * 2, step = i % steps;
+      uint32_t of_grad[2][4];
 #pragma unroll
-      for (int i = 0; i < 2 * steps; ++i)
-        load_grad_y<Math>(block, share, grad_y + (row + i / steps) * span * pitch(block.grad_y),
-                    i % steps, of_grad[i / steps][i % steps]);
+      for (int next = 0; next < 2; ++next)
+        load_grad_y<Math>(block, share, grad_y + (row + next) * span * pitch(block.grad_y), step,
+                          of_grad[next]);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         if (n >= columns) continue;
-        const uint32_t* p = x + (row * (span + 2) + lane % 4 * lane_columns) * width + share.in +
-                            8 * n + lane / 4;
+        const uint32_t* p = x + (row * (span + 2) + 2 * step) * width + 8 * n;
 #pragma unroll
         for (int down = 0; down < 4; ++down, p += (span + 2) * width)
           add_row(p, width, down, n, of_grad, sums);
       }
+      if (step == steps - 1) i += steps * (share.splits - 1);
     }
   }
 
  private:
   // Of row `down` of x, which the kernel's row u meets in row down - u of grad_y.
   EA_DEVICE static void add_row(const uint32_t* p, int width, int down, int n,
-                                const uint32_t (&of_grad)[2][steps][4],
+                                const uint32_t (&of_grad)[2][4],
                                 float (&sums)[reach * reach][2][4]) {
-    uint32_t of_x[lane_columns + 2];
+    uint32_t of_x[4];
 #pragma unroll
-    for (int i = 0; i < lane_columns + 2; ++i) of_x[i] = Math::operand(p[i * width]);
+    for (int i = 0; i < 4; ++i) of_x[i] = Math::operand(p[i * width]);
 #pragma unroll
     for (int u = 0; u < 3; ++u) {
       if (down - u < 0 || down - u > 1) continue;
 #pragma unroll
-      for (int i = 0; i < 3 * steps; ++i) {
-        const int v = i / steps, step = i % steps;
-        const uint32_t b[2] = {of_x[2 * step + v], of_x[2 * step + v + 1]};
-        Math::multiply(sums[3 * u + v][n], of_grad[down - u][step], b);
+      for (int v = 0; v < 3; ++v) {
+        const uint32_t b[2] = {of_x[v], of_x[v + 1]};
+        Math::multiply(sums[3 * u + v][n], of_grad[down - u], b);
       }
     }
   }

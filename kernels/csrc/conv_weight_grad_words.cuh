@@ -1,7 +1,7 @@
 // Pixels of a tile in shared memory, for conv_weight_grad.cuh. A word is what one lane of a tensor
-// core takes along pixels: one float32 or tf32, or two f16 or bf16 that lie `partner` columns apart.
-// Neighbours would be of no use: a tap one column on needs (1, 2) after (0, 1), which no load gives.
-// Pairs at a distance shift as words do, for every stride, dilation and tap.
+// core takes along pixels: one float32, or two f16 or bf16 that lie `partner` columns apart.
+// Neighbours would be of no use: a tap one column on needs (1, 2) after (0, 1), which no load
+// gives. Pairs at a distance shift as words do, for every stride, dilation and tap.
 #pragma once
 
 #include "device.cuh"

@@ -133,7 +133,7 @@ def _chunks(problem: Problem, separate: int) -> int:
 
 
 def _meets_all(problem: Problem, axis: int) -> bool:
-    """Whether tiles meet each row (column) of x, and none of them two of an earlier one's."""
+    """Whether each row (column) of x is in the window of some tile, without gaps between them."""
     stride, pad = problem.strides[axis], problem.pads[axis]
     reach = (problem.kernel[axis] - 1) * problem.dilations[axis]
     last = (problem.grad_size[axis] - 1) * stride + reach - pad
