@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from edgeadapt.runtime.plan.ir import BYTES, Dtype, Op, Program, Shape, Tensor, View
+from edgeadapt.runtime.plan.ir import BYTES, Dtype, Op, Program, Tensor, View
 from edgeadapt.runtime.plan.lifetimes import ALIGNMENT
 
 _SAME = ("kernel", "strides", "pads", "dilations", "group", "transposed", "out_channels")
 _DTYPES: dict[str, Dtype] = {"f32": "f32", "tf32": "f32", "bf16": "bf16", "f16": "f16"}
 
-# How many elements the packed weights of a convolution take: of the operation, the shape of the
-# weight.
-PackedElements = Callable[[Op, Shape], int]
+# How many elements the packed weights of a convolution take.
+PackedElements = Callable[[Op, Program], int]
 
 
 def pack_together(program: Program, packed_elements: PackedElements) -> Program:
@@ -32,7 +31,7 @@ def pack_together(program: Program, packed_elements: PackedElements) -> Program:
     for op in convs:
         weight, key = op.inputs["weight"], _key(op)
         if key not in parts:
-            count = packed_elements(op, program.tensors[weight].shape)
+            count = packed_elements(op, program)
             parts[key] = {name: op.attributes[name] for name in _SAME}
             parts[key] |= {"weight": weight, "offset": offset, "count": count}
             offset += -(-count // step) * step

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeadapt.bundle import Bundle
+from edgeadapt.errors import BackendError
 from edgeadapt.runtime.backend import Precision
 from edgeadapt.runtime.cuda.layout import to_channels_last
 from edgeadapt.runtime.cuda.pack import PackedElements, pack_together
+from edgeadapt.runtime.cuda.scale import MixedError, scale_gradients
 from edgeadapt.runtime.cuda.update import update_together
 from edgeadapt.runtime.plan.compile import Plan
 from edgeadapt.runtime.plan.fuse import fuse
@@ -33,6 +35,13 @@ ROLES: Roles = {
 
 
 @dataclass(frozen=True)
+class DevicePlan(Plan):
+    """A program and where its tensors lie, and what all gradients in it are multiplied by."""
+
+    gradient_factor: float = 1.0  # a power of two
+
+
+@dataclass(frozen=True)
 class Target:
     """What a plan is made for."""
 
@@ -49,27 +58,44 @@ def compile_graph(
     width: int,
     target: Target,
     updated: Sequence[str] = (),
-) -> Plan:
+) -> DevicePlan:
     """Plan the graph in the file ``graph`` for an image of ``height`` x ``width``.
 
     The parameters ``updated``, whose gradients the graph must give, take a step at its end.
 
     Raises:
-        BackendError: if there is no rule for an operator.
+        BackendError: if there is no rule for an operator, or float16 cannot hold the gradients.
         ConfigError: if the plan cannot do with the memory of ``target``.
     """
-    program = lower(read(bundle, graph, height, width), target)
+    program, factor = lower(read(bundle, graph, height, width), target)
     if target.memory_budget is not None:
         program = fit(program, target.memory_budget, target.scratch_bytes)
     program = update_together(program, updated)
-    return Plan(program, place(program, target.scratch_bytes))
+    return DevicePlan(program, place(program, target.scratch_bytes), factor)
 
 
-def lower(program: Program, target: Target) -> Program:
-    """Everything that does not depend on how much memory there is."""
-    program = in_precision(fuse(program), target.precision)
-    program = to_channels_last(schedule(program))
-    return pack_together(program, target.packed_elements)
+def lower(program: Program, target: Target) -> tuple[Program, float]:
+    """Everything that does not depend on how much memory there is; the gradients' factor too."""
+    program, factor = in_range(fuse(program), target.precision)
+    program = to_channels_last(schedule(in_precision(program, target.precision)))
+    return pack_together(program, target.packed_elements), factor
+
+
+def in_range(program: Program, precision: Precision) -> tuple[Program, float]:
+    """The same with gradients that float16 holds, where that is asked for.
+
+    Raises:
+        BackendError: if the loss is one for which it is not known how.
+    """
+    if precision != "fp16":
+        return program, 1.0
+    try:
+        return scale_gradients(program)
+    except MixedError as error:
+        raise BackendError(
+            f"CUDA: the gradients of this loss cannot be kept in the range of fp16 ({error}).",
+            "choose bf16, which has the range of float32.",
+        ) from None
 
 
 def in_precision(program: Program, precision: Precision) -> Program:

@@ -97,19 +97,21 @@ def packed_elements(op: Op, program: Program) -> int:
 
 def conv_channels(op: Op, program: Program) -> int:
     """Channels of a convolution's input, all sources together."""
-    return sum(program.tensors[name].shape[1] for name in _sources(op))
+    return sum(program.tensors[name].shape[1] for name in sources(op))
 
 
-def _numbered(op: Op, prefix: str = "x") -> list[str]:
-    names = sorted((role for role in op.inputs if role[: len(prefix)] == prefix), key=_number)
-    return [op.inputs[role] for role in names]
+def numbered(op: Op) -> list[str]:
+    """Inputs x0, x1, ... in the order of their numbers."""
+    roles = sorted((role for role in op.inputs if role.startswith("x")), key=_number)
+    return [op.inputs[role] for role in roles]
 
 
 def _number(role: str) -> int:
     return int(role.lstrip("x"))
 
 
-def _sources(op: Op) -> list[str]:
+def sources(op: Op) -> list[str]:
+    """What a convolution reads as if it were one image."""
     return [op.inputs[role] for role in ("x0", "x1", "x2", "x3") if role in op.inputs]
 
 
@@ -138,7 +140,7 @@ def _conv(op: Op, memory: Memory) -> Arguments:
     slope = op.attributes.get("mask_slope")
     return conv.conv(
         conv_spec(op),
-        memory.planes(_sources(op)),
+        memory.planes(sources(op)),
         memory.tensor(op.inputs["weight"]),
         memory.plane(op.outputs["y"]),
         bias=None if bias is None else memory.tensor(bias),
@@ -156,7 +158,7 @@ def _pack_weights(op: Op, memory: Memory) -> Arguments:
 def _conv_weight_grad(op: Op, memory: Memory) -> Arguments:
     found, bias = op.attributes, op.outputs.get("bias")
     return conv_weight_grad.conv_weight_grad(
-        memory.planes(_sources(op)),
+        memory.planes(sources(op)),
         memory.plane(op.inputs["grad_y"]),
         memory.tensor(op.outputs["weight"]),
         None if bias is None else memory.tensor(bias),
@@ -171,7 +173,7 @@ def _conv_weight_grad(op: Op, memory: Memory) -> Arguments:
 
 
 def _pointwise(op: Op, memory: Memory) -> Arguments:
-    inputs = [memory.tensor(name) for name in _numbered(op)]
+    inputs = [memory.tensor(name) for name in numbered(op)]
     return pointwise.pointwise(inputs, memory.tensor(op.outputs["y"]), op.attributes["expression"])
 
 
