@@ -149,8 +149,9 @@ class Device(Protocol):
     def capture(self, work: Callable[[], None]) -> Graph:
         """All that ``work`` asks of this device, recorded and not run.
 
-        ``work`` must not allocate, free, mark or synchronize. What it raises is raised, and nothing
-        is recorded.
+        ``work`` must not allocate, free, mark or synchronize, and what it runs ran before: kernels
+        are loaded with their first launch, which cannot be recorded. What it raises is raised, and
+        nothing is recorded.
         """
 
     def mark(self) -> Event:

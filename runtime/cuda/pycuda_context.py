@@ -209,17 +209,15 @@ class Contexts:
         self._open: dict[int, Context] = {}
 
     def get(self, ordinal: int) -> Context:
-        """The context on a GPU, which is made when it is first asked for.
+        """The context on a GPU, which is made when it is first asked for; perhaps it is lost.
 
         Raises:
-            BackendError: if something is missing for that, or the context was lost.
+            BackendError: if something is missing for that.
         """
         with self._lock:
             if ordinal not in self._open:
                 self._open[ordinal] = Context(import_libraries(), ordinal)
-            context = self._open[ordinal]
-        context.check()
-        return context
+            return self._open[ordinal]
 
     def after_fork(self) -> None:
         """In the child: no context works there, and nobody is left to open a lock."""

@@ -63,11 +63,7 @@ class PycudaDevice:
         with self._asking("make a stream"):
             # What is in `_things` is held there only: where it is dropped, it has to end.
             self._stream_key = context.keep(self._things, self._driver.Stream(NON_BLOCKING))
-        try:
-            self.capture(lambda: None).close()  # says now if graphs cannot be had
-        except BackendError:
-            self._close()
-            raise
+        self._check_recording()
 
     def free_bytes(self) -> int:
         """See `Device`."""
@@ -163,7 +159,7 @@ class PycudaDevice:
             try:
                 call.enqueue(int(self._stream.handle))
             except Exception as error:  # of the library's own kinds
-                lost = self._lost_at(f"run {call.name}")
+                lost = None if self._recording else self._lost_at(f"run {call.name}")
                 if lost is not None:
                     raise lost from error
                 raise
@@ -171,10 +167,8 @@ class PycudaDevice:
     def capture(self, work: Callable[[], None]) -> PycudaGraph:
         """See `Device`."""
         self._refuse_while_recording("record")
-        bound, bindings = self._libraries.bound, self._libraries.bindings
-        stream = bindings.CUstream(int(self._stream.handle))
-        # Other threads may allocate meanwhile.
-        mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        bound = self._libraries.bound
+        stream, mode = self._for_bindings()
         with self._asking("record a graph"), self._context.recording():
             bound("cuStreamBeginCapture", stream, mode)
             self._recording = True
@@ -232,6 +226,24 @@ class PycudaDevice:
     @property
     def _stream(self) -> Any:
         return self._things[self._stream_key]
+
+    def _check_recording(self) -> None:
+        """Say now, not in the middle of an adaptation, if cuda-bindings and the driver disagree."""
+        stream, mode = self._for_bindings()
+        try:
+            with self._asking("record a graph"):
+                self._libraries.bound("cuStreamBeginCapture", stream, mode)
+                graph = self._libraries.bound("cuStreamEndCapture", stream)
+                self._libraries.bound("cuGraphDestroy", graph)
+        except BackendError:
+            self._close()
+            raise
+
+    def _for_bindings(self) -> tuple[Any, Any]:
+        bindings = self._libraries.bindings
+        # Other threads may allocate while this one records.
+        mode = bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        return bindings.CUstream(int(self._stream.handle)), mode
 
     def _launch_graph(self, executable: Any, stream: Any) -> None:
         self._refuse_while_recording("launch a graph")

@@ -9,7 +9,9 @@ from edgeadapt.errors import BackendError
 from edgeadapt.kernels.cuda.copy import copy, fill
 from edgeadapt.kernels.cuda.launch import Launch
 from edgeadapt.kernels.cuda.tensors import TensorArgs
-from edgeadapt.runtime.cuda.device import ALIGNMENT, Device, argument_bytes, byte_count
+from edgeadapt.runtime.cuda.device import ALIGNMENT, Device, argument_bytes, byte_count, holds
+from support import host_device
+from support.cuda_host import HostError
 from support.host_device import HostDevice
 from support.host_memory import MisuseError
 
@@ -181,7 +183,11 @@ def test_what_does_not_fit_is_refused_with_both_numbers():
     device.allocate(3000)
 
 
-def test_a_kernel_that_does_not_exist_is_named(device):
+def test_a_kernel_that_does_not_exist_is_named(device, monkeypatch):
+    def compile_everything(kernel):
+        raise HostError(f"no file has a kernel {kernel!r}")
+
+    monkeypatch.setattr(host_device, "library_of", compile_everything)
     with pytest.raises(BackendError, match="'nothing'"):
         device.prepare(["nothing"])
 
@@ -202,6 +208,15 @@ def test_an_array_with_gaps_is_not_copied(device):
         device.upload(x, np.zeros((4, 4))[:, ::2])
     with pytest.raises(ValueError, match="contiguous"):
         device.download(np.zeros((4, 4)).T, x)
+
+
+def test_an_array_lies_in_a_piece_of_memory_or_does_not():
+    array = np.zeros(8, np.uint8)
+    start = array.ctypes.data
+    assert holds([(0, 4), (start, 8)], array)
+    assert holds([(start - 1, 10)], array)
+    assert not holds([(start, 7)], array)
+    assert not holds([(start + 1, 9)], array)
 
 
 def test_sizes():

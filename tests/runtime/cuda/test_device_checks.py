@@ -106,6 +106,16 @@ def test_nothing_is_allocated_where_nothing_may_be(device):
         device.allocate(64)
     device.allocate(64)
 
+    class Greedy(Doubling):
+        def enqueue(self, stream: int) -> None:
+            self.device.allocate(4)
+
+    x = device.allocate(BYTES)
+    graph = device.capture(lambda: device.call(Greedy(device, x, (x, BYTES))))
+    with pytest.raises(MisuseError, match="4 bytes are allocated"):  # noqa: PT012
+        graph.launch()
+        device.synchronize()
+
 
 @pytest.mark.parametrize(
     ("tensor", "says"),
@@ -236,9 +246,11 @@ def test_a_device_can_be_lost_and_says_so_from_then_on():
     graph.launch()
     device.synchronize()
     graph.launch()
+    device.fill(x, 0, BYTES)
     for use in (device.synchronize, graph.launch, device.free_bytes, lambda: device.fill(x, 0, 1)):
         with pytest.raises(BackendError, match="host does not answer any more"):
             use()
+    assert device.ran["fill"] == 0
     device.free(x)
     device.close()
 
