@@ -10,24 +10,24 @@ struct ConvPlainArgs {
   int64_t transposed;
 };
 
-// The input that tap `tap` sees at `position` of y along an axis, or -1: none.
-EA_DEVICE int conv_seen(const ConvPlainArgs& args, int axis, int64_t position, int tap,
+// The input that tap `tap` sees at `position` of y along an axis, or a negative number: none.
+EA_DEVICE int64_t conv_seen(const ConvPlainArgs& args, int axis, int64_t position, int tap,
                         int64_t extent) {
   const int64_t stride = args.strides[axis];
   int64_t at = tap * args.dilations[axis] - args.pads[axis];
   if (args.transposed) {
     at = position - at;
-    if (at < 0 || at % stride != 0) return -1;
+    if (at % stride != 0) return -1;
     at /= stride;
   } else {
     at += position * stride;
   }
-  return at >= 0 && at < extent ? (int)at : -1;
+  return at < extent ? at : -1;
 }
 
 // sum += x * weight over the group's input channels, at one pixel and through one tap.
-EA_DEVICE float conv_channels(const ConvCommon& common, int group, int64_t weight, int row,
-                              int column, float sum) {
+EA_DEVICE float conv_channels(const ConvCommon& common, int group, int64_t weight, int64_t row,
+                              int64_t column, float sum) {
   int64_t channel = group * common.in_channels;
   int source = 0;
   for (int c = 0; c < common.in_channels; ++c, ++channel, weight += common.padded_channels) {
@@ -51,9 +51,9 @@ EA_KERNEL(conv_plain, ConvPlainArgs, 256) {
   const int own = channel - group * common.out_channels;
   float sums[1] = {conv_bias(common, group, own)};
   for (int u = 0; u < args.kernel[0]; ++u) {
-    const int from_row = conv_seen(args, 0, row, u, common.sources[0].height);
+    const int64_t from_row = conv_seen(args, 0, row, u, common.sources[0].height);
     for (int v = 0; from_row >= 0 && v < args.kernel[1]; ++v) {
-      const int from_column = conv_seen(args, 1, column, v, common.sources[0].width);
+      const int64_t from_column = conv_seen(args, 1, column, v, common.sources[0].width);
       if (from_column < 0) continue;
       const int64_t tap = (group * args.kernel[0] + u) * args.kernel[1] + v;
       const int64_t weight = tap * common.in_channels * common.padded_channels + own;

@@ -124,7 +124,7 @@ def axis(spec: ConvSpec, of: int, extent: int) -> Axis:
             for tap in reversed(range(kernel))
             if (first + pad - tap * dilation) % stride == 0
         ]
-        for first in range(min(stride, extent))
+        for first in range(stride)
     ]
     offsets = [offset for phase in seen for offset, _ in phase] or [0]
     origin = min(offsets)

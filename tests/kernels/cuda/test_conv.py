@@ -87,10 +87,19 @@ CASES = {
         (8,), 8, (5, 6), ConvSpec((3, 3), (2, 2), (2, 2), (2, 2), transposed=True)
     ),
     "transposed, gaps": Case((8,), 8, (4, 5), ConvSpec((1, 2), (3, 4), transposed=True), (12, 21)),
+    "transposed, 3 taps and 2": Case(
+        (8,), 16, (4, 5), ConvSpec((5, 5), (2, 2), (2, 2), transposed=True)
+    ),
+    "transposed, smaller than the stride": Case(
+        (8,), 8, (1, 1), ConvSpec((3, 3), (4, 3), transposed=True), (1, 2)
+    ),
     "transposed, stride 5": Case((8,), 8, (2, 3), ConvSpec((5, 7), (5, 6), transposed=True)),
     "transposed, one row": Case((8,), 8, (1, 3), TRANSPOSED, (1, 7)),
     "transposed, groups": Case(
         (16,), 16, (3, 5), ConvSpec((4, 4), (2, 2), (1, 1), group=2, transposed=True)
+    ),
+    "a wide window": Case(
+        (8,), 32, (1, 40), ConvSpec((1, 3), pads=(0, 650), dilations=(1, 650)), (1, 40)
     ),
     "a window that no block holds": Case((8,), 8, (5, 9), same(3, dilations=(300, 5)), (5, 9)),
 }
@@ -235,20 +244,26 @@ def test_every_image_has_its_own_strides(name, compute, layouts, run, guarded):
     problem.check(problem.run(run, **operands), **operands)
 
 
-def test_images_are_read_in_vectors_where_they_may_be(guarded):
-    def vectors(layout, dtype="f16", case="a tile and a pixel", compute="f16"):
-        problem = Problem(CASES[case], guarded, compute, (dtype,), (layout,))
-        work = problem.work(add0=problem.image(problem.y.shape))
-        return work.launches[0].arguments.common.vectors
+def test_images_are_read_in_vectors_where_they_may_be():
+    def vectors(address=256, row=640, pixel=16, channel=1, dtype="f16", spec=None, outputs=16):
+        spec = spec or same(3, compute="f16")
+        odd = ImageArgs.at(address, (1, 16, 9, 40), (9, channel, row, pixel), dtype)
+        weights = TensorArgs.at(256, (spec.packed_size(32, outputs),), (1,), spec.weights_dtype)
+        even, y = image(16, (9, 40)), image(outputs, (9, 40))
+        operands = {"add0": y, "mask": odd} if outputs == 16 else {"add0": y}
+        return conv(spec, [odd, even], weights, y, **operands).launches[0].arguments.common.vectors
 
-    both = 1 | 1 << 4 | 1 << 5  # a source, y, add0
-    assert vectors("nhwc") == vectors(SLICE) == vectors("nhwc", "f32") == both
-    assert vectors("nchw") == vectors("strided") == 0
-    # 8 halves of x are no vector at an offset of 4 bytes, and neither are 4 of y; 2 of y are.
-    assert vectors(NARROW_SLICE) == 0
-    assert vectors(NARROW_SLICE, case="one column") == 1 << 4 | 1 << 5
-    # The second group begins with channel 5.
-    assert vectors("nhwc", case="odd groups", compute="f32") == 0b11
+    odd = 1 | 1 << 6  # as a source and as an operand
+    others = 2 | 1 << 4 | 1 << 5
+    assert vectors() == vectors(dtype="f32") == odd | others
+    assert vectors(pixel=24, row=960) == vectors(address=4096) == odd | others
+    assert vectors(address=264) == vectors(pixel=20, row=800) == 1 << 6 | others  # 4 halves of mask
+    assert vectors(row=644, dtype="f16") == 1 << 6 | others
+    for wrong in ({"address": 258}, {"row": 642}, {"pixel": 18}, {"channel": 2, "pixel": 32}):
+        assert vectors(**wrong) == others
+    # The second group begins with channel 12: 4 are a vector, 8 are none.
+    assert vectors(spec=same(3, group=2), outputs=24) == 0b11
+    assert vectors(spec=same(3, group=2), outputs=32) == 0b110011
 
 
 @pytest.mark.parametrize("name", ["bias", "add0", "add1", "slope", "post", "mask"])
@@ -336,6 +351,8 @@ def test_the_kernel_that_is_chosen():
     assert kernel(64, 32, same(1, compute="f16")) == "conv_f16_1_32"
     assert kernel(3, 3, half) == "conv_direct_3_4"  # tensor cores would multiply zeros
     assert kernel(16, 16, same(3, compute="f16", group=16)) == "conv_direct_3_4"
+    assert kernel(16, 16, replace(half, transposed=True)) == "conv_f16_3_16"
+    assert kernel(16, 16, replace(same(3), transposed=True)) == "conv_direct_3_8"
     assert kernel(16, 16, half, address=258) == "conv_direct_3_8"  # weights that are no vectors
     assert kernel(16, 16, same(3, dilations=(1, 2))) == "conv_direct_1_8"
     assert kernel(16, 16, same(3, strides=(9, 9), compute="f16")) == "conv_plain"
