@@ -167,10 +167,11 @@ EA_DEVICE uint8_t level_of(float x) {
 // The sum of all threads' numbers, in thread 0.
 template <class Number>
 EA_DEVICE Number add_threads(Number number, Number (&numbers)[threads]) {
-  numbers[threadIdx.x] = number;
+  const int thread = threadIdx.x;
+  numbers[thread] = number;
   for (int half = threads / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (threadIdx.x < half) numbers[threadIdx.x] += numbers[threadIdx.x + half];
+    if (thread < half) numbers[thread] += numbers[thread + half];
   }
   return numbers[0];
 }

@@ -63,15 +63,16 @@ EA_KERNEL(l1_loss, L1LossArgs, threads) {
 // One block.
 EA_KERNEL(l1_loss_value, L1LossArgs, threads) {
   EA_SHARED(double, sums, [threads]);
+  const int thread = threadIdx.x;
   double sum = 0.0;
-  for (int64_t i = threadIdx.x; i < args.blocks; i += threads)
+  for (int64_t i = thread; i < args.blocks; i += threads)
     sum += static_cast<const float*>(args.scratch)[i];
-  sums[threadIdx.x] = sum;
+  sums[thread] = sum;
   for (int half = threads / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    if (thread < half) sums[thread] += sums[thread + half];
   }
-  if (threadIdx.x == 0) *static_cast<float*>(args.value) = (float)(args.value_scale * sums[0]);
+  if (thread == 0) *static_cast<float*>(args.value) = (float)(args.value_scale * sums[0]);
 }
 
 }  // namespace edgeadapt

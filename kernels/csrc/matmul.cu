@@ -1,7 +1,7 @@
 // y = a @ b, of any layout and type, in float32. A block makes a tile of 32 x 32 of y from tiles of
 // a and b in shared memory: an element of a is read N / 32 times, one of b M / 32 times. Four
-// multiplications for five reads of shared memory bound it. Products of 128 and more are seldom in
-// image networks; convolutions are where the work is.
+// multiplications for five reads of shared memory bound it. Large products are rare in
+// image networks: convolutions are where the work is.
 #include "device.cuh"
 
 namespace edgeadapt {
@@ -29,8 +29,8 @@ EA_DEVICE Matrix find_matrix(const Tensor& x, const Tensor& y, int64_t batch) {
     batch /= y.shape[axis];
     if (x.shape[axis] > 1) first += i * x.strides[axis];
   }
-  return {x.data,           x.dtype,           first, x.shape[rank - 2], x.shape[rank - 1],
-          x.strides[rank - 2], x.strides[rank - 1]};
+  const int64_t row_stride = x.strides[rank - 2], column_stride = x.strides[rank - 1];
+  return {x.data, x.dtype, first, x.shape[rank - 2], x.shape[rank - 1], row_stride, column_stride};
 }
 
 // The tile from (row, column) on; 0 outside. Neighbouring threads read along the axis whose
@@ -55,7 +55,7 @@ EA_DEVICE void multiply(const float (&a)[side][side + 1], const float (&b)[side]
                         float (&sums)[rows]) {
   const int lane = threadIdx.x % side, line = threadIdx.x / side;
   float part[rows] = {};
-#pragma unroll
+#pragma unroll 4  // all 32 would take so many registers that one block less fits
   for (int k = 0; k < side; ++k) {
     const float factor = b[k][lane];
 #pragma unroll
@@ -75,6 +75,7 @@ EA_KERNEL(matmul, MatmulArgs, threads) {
   const int64_t row = within / across * side, column = within % across * side;
   const Matrix a = find_matrix(args.a, args.y, batch), b = find_matrix(args.b, args.y, batch);
   float sums[rows] = {};
+#pragma unroll 1
   for (int64_t k = 0; k < a.width; k += side) {
     read_tile(a, row, k, a_tile);
     read_tile(b, k, column, b_tile);

@@ -189,7 +189,6 @@ EA_KERNEL(pointwise_many_slots, PointwiseArgs, step_threads) {
 // What plans mostly hold ------------------------------------------------------------------------
 
 constexpr int threads = 256;
-constexpr int together = 2;  // chunks of a thread, all of which are under way before one is used
 
 struct SimpleArgs {
   Chunks chunks;
@@ -198,8 +197,8 @@ struct SimpleArgs {
   double number;  // slope or factor
 };
 
-// y = f(values of up to `most` inputs), for a chunk.
-template <int most, class F>
+// y = f(values of up to `most` inputs), for `together` chunks: all are under way before one is used.
+template <int most, int together = 2, class F>
 EA_DEVICE void walk(const SimpleArgs& args, F f) {
   const int64_t first = (int64_t)blockIdx.x * threads * together + threadIdx.x;
   Raw raw[together][most] = {};
@@ -229,14 +228,16 @@ EA_KERNEL(pointwise_copy, SimpleArgs, threads) {
   walk<1>(args, [](const float (&x)[1][chunk], int i) { return x[0][i]; });
 }
 
-// Of two to four inputs, from the first on.
 EA_KERNEL(pointwise_sum, SimpleArgs, threads) {
-  const int64_t inputs = args.inputs;
-  walk<most_summed>(args, [inputs](const float (&x)[most_summed][chunk], int i) {
-    float sum = x[0][i] + x[1][i];
-    if (inputs > 2) sum += x[2][i];
-    if (inputs > 3) sum += x[3][i];
-    return sum;
+  walk<2>(args, [](const float (&x)[2][chunk], int i) { return x[0][i] + x[1][i]; });
+}
+
+// Of three or four inputs, from the first on.
+EA_KERNEL(pointwise_long_sum, SimpleArgs, threads) {
+  const bool fourth = args.inputs > 3;
+  walk<most_summed, 1>(args, [fourth](const float (&x)[most_summed][chunk], int i) {
+    const float sum = (x[0][i] + x[1][i]) + x[2][i];
+    return fourth ? sum + x[3][i] : sum;
   });
 }
 
@@ -259,7 +260,7 @@ EA_KERNEL(pointwise_leaky_grad, SimpleArgs, threads) {
 
 // Copies between layouts ------------------------------------------------------------------------
 
-constexpr int side = 32, rows_together = 8;
+constexpr int side = 32, rows_together = 8, tile_threads = side * rows_together;
 
 // x has neighbours along one axis, y along another: a tile goes through shared memory, so that both
 // are read and written along their own rows. Other axes are `rest`.
@@ -274,7 +275,7 @@ struct TransposeArgs {
   int64_t x_rest[max_rank], y_rest[max_rank];
 };
 
-EA_KERNEL(pointwise_transpose, TransposeArgs, side* rows_together) {
+EA_KERNEL(pointwise_transpose, TransposeArgs, tile_threads) {
   EA_SHARED(float, tile, [side][side + 1]);  // one more: columns lie in different banks
   const int64_t across = ceil_div(args.x_length, (int64_t)side);
   const int64_t tiles = across * ceil_div(args.y_length, (int64_t)side);

@@ -24,7 +24,7 @@ _FEW_SLOTS = 2
 _STEP_THREADS = 128
 _MOST_SUMMED = 4
 _THREADS = 256
-_TOGETHER = 2  # chunks of a thread of the simple kernels
+_TOGETHER = 2  # chunks of a thread of the simple kernels, but for the long sum
 _SIDE = 32  # of a tile of a transposing copy
 _WORTH_A_TILE = 16  # a shorter side leaves most of a tile's threads without work
 
@@ -116,7 +116,7 @@ def _simple(expression: Sequence[Step]) -> tuple[str, list[int], float] | None:
     values = [value for _, value in operands]
     summed = _summed(expression)
     if summed is not None:
-        return "pointwise_sum", summed, 0.0
+        return "pointwise_sum" if len(summed) == 2 else "pointwise_long_sum", summed, 0.0
     if len(expression) > 1:
         return None
     if function == "mul" and places == "cx":
@@ -153,7 +153,8 @@ def _launch_simple(kernel: str, x: Sequence[TensorArgs], y: TensorArgs, number: 
     chunks, operands = in_chunks([y, *x])
     arguments = SimpleArgs(chunks, operands[0], inputs=len(x), number=number)
     arguments.x[: len(x)] = operands[1:]
-    blocks = -(-chunks.axes.count // (_THREADS * _TOGETHER))
+    together = 1 if kernel == "pointwise_long_sum" else _TOGETHER
+    blocks = -(-chunks.axes.count // (_THREADS * together))
     return Launch(kernel, (blocks, 1, 1), (_THREADS, 1, 1), arguments)
 
 
