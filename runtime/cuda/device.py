@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -145,6 +146,10 @@ class Device(Protocol):
 
     def call(self, call: LibraryCall) -> None:
         """Let a library put its work on the stream."""
+
+    def entered(self) -> AbstractContextManager[int]:
+        """The stream's handle, with the device current in this thread: for a library that makes
+        handles and plans, or times them, before its work is asked for by `call`."""
 
     def capture(self, work: Callable[[], None]) -> Graph:
         """All that ``work`` asks of this device, recorded and not run.

@@ -164,6 +164,13 @@ class PycudaDevice:
                     raise lost from error
                 raise
 
+    @contextmanager
+    def entered(self) -> Iterator[int]:
+        """See `Device`."""
+        self._refuse_while_recording("let a library prepare")
+        with self._asking("let a library prepare"):
+            yield int(self._stream.handle)
+
     def capture(self, work: Callable[[], None]) -> PycudaGraph:
         """See `Device`."""
         self._refuse_while_recording("record")

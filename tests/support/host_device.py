@@ -190,6 +190,11 @@ class HostDevice:
             uses += [Use(f"writes[{i}]", span) for i, span in enumerate(call.writes)]
             self._put(Operation("call", call.name, partial(call.enqueue, 0), tuple(uses)))
 
+    @contextmanager
+    def entered(self) -> Iterator[int]:
+        with self._asked("entered", records=False):
+            yield 0
+
     def capture(self, work: Callable[[], None]) -> HostGraph:
         with self._asked("capture", records=False):
             self._recorded = recorded = []

@@ -120,6 +120,7 @@ def test_a_graph_is_recorded_once_and_runs_often(device, values):
         lambda device: device.pinned((4,), np.uint8),
         lambda device: device.synchronize(),
         lambda device: device.mark(),
+        lambda device: device.entered().__enter__(),
         lambda device: device.close(),
         lambda device: device.capture(lambda: None),
         lambda device: device.upload(device.memory.allocate(4), np.zeros(1, np.float32)),
@@ -156,7 +157,9 @@ class Doubling:
 def test_a_library_s_work_runs_in_order_and_is_checked(device, values):
     x, result = device.allocate(BYTES), np.zeros(COUNT, np.float32)
     device.upload(x, values)
-    device.call(Doubling(device, x, (x, BYTES)))
+    with device.entered() as stream:
+        assert stream == 0
+        device.call(Doubling(device, x, (x, BYTES)))
     device.download(result, x)
     device.synchronize()
     np.testing.assert_array_equal(result, 2 * values)

@@ -179,6 +179,18 @@ def test_memory_that_was_freed_is_not_used(device, values):
         device.free(x)
 
 
+def test_memory_is_nan_again_once_freed(device):
+    x = device.allocate(BYTES)
+    left = device.array(x, (COUNT,), np.float32)
+    left[...] = 0
+    device.free(x)
+    assert np.isnan(left).all()
+    x = device.allocate(BYTES)
+    ctypes.memset(x - 1, 0, 1)
+    with pytest.raises(MisuseError, match="wrote before an allocation"):
+        device.free(x)
+
+
 def test_memory_is_not_freed_under_pending_work(lazy):
     x = lazy.allocate(BYTES)
     lazy.fill(x, 0, BYTES)

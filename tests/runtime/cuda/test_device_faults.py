@@ -170,6 +170,9 @@ def test_a_library_works_on_the_same_stream(device, fake):
     device.capture(lambda: device.call(call))
     (begun,) = {found[1] for found in fake.called("cuStreamBeginCapture")}
     assert call.streams == [begun, begun]
+    with device.entered() as stream:
+        assert (stream, fake.depth) == (begun, 1)
+    assert fake.depth == 0
     error = KeyError("of its own")
     with pytest.raises(KeyError, match="of its own"):
         device.call(Convolution(error))

@@ -129,6 +129,7 @@ def test_a_graph_is_recorded_and_launched(device, fake):
         lambda device: device.pinned((4,), np.uint8),
         lambda device: device.synchronize(),
         lambda device: device.mark(),
+        lambda device: device.entered().__enter__(),
         lambda device: device.close(),
         lambda device: device.capture(lambda: None),
         lambda device: device.upload(4096, np.zeros(1, np.float32)),
