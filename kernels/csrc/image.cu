@@ -1,7 +1,7 @@
 // Frames (H, W, 3) of bytes to network images in [-1, 1] and back, what edgeadapt.image does on the
 // CPU. A pixel moves 3 bytes of the frame and, in f32, 12 of the image; levels of the pyramid add a
-// third. Bound by memory, and on boards where a frame stays in the host's memory by that: a frame is
-// moved in words where it allows.
+// third. Bound by memory, and on boards where a frame stays in the host's memory by that: where it
+// allows, a frame is moved in words.
 #include "device.cuh"
 
 namespace edgeadapt {

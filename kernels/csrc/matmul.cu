@@ -33,11 +33,13 @@ EA_DEVICE Matrix find_matrix(const Tensor& x, const Tensor& y, int64_t batch) {
   return {x.data, x.dtype, first, x.shape[rank - 2], x.shape[rank - 1], row_stride, column_stride};
 }
 
+EA_DEVICE int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
+
 // The tile from (row, column) on; 0 outside. Neighbouring threads read along the axis whose
 // neighbours are nearer.
 EA_DEVICE void read_tile(const Matrix& x, int64_t row, int64_t column,
                          float (&tile)[side][side + 1]) {
-  const bool by_rows = llabs(x.column_stride) <= llabs(x.row_stride);
+  const bool by_rows = magnitude(x.column_stride) <= magnitude(x.row_stride);
   const int lane = threadIdx.x % side, line = threadIdx.x / side;
 #pragma unroll
   for (int k = 0; k < rows; ++k) {

@@ -197,7 +197,8 @@ struct SimpleArgs {
   double number;  // slope or factor
 };
 
-// y = f(values of up to `most` inputs), for `together` chunks: all are under way before one is used.
+// y = f(values of up to `most` inputs), for `together` chunks, which all are under way before the
+// first is used.
 template <int most, int together = 2, class F>
 EA_DEVICE void walk(const SimpleArgs& args, F f) {
   const int64_t first = (int64_t)blockIdx.x * threads * together + threadIdx.x;
@@ -260,7 +261,8 @@ EA_KERNEL(pointwise_leaky_grad, SimpleArgs, threads) {
 
 // Copies between layouts ------------------------------------------------------------------------
 
-constexpr int side = 32, rows_together = 8, tile_threads = side * rows_together;
+constexpr int side = 32, rows_together = 8;
+constexpr int tile_threads = side * rows_together;
 
 // x has neighbours along one axis, y along another: a tile goes through shared memory, so that both
 // are read and written along their own rows. Other axes are `rest`.
