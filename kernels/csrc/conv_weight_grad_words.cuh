@@ -43,12 +43,11 @@ EA_DEVICE const Image& image_of(const Side& side, int& channel) {
   return side.images[i];
 }
 
-// Whether the unit that begins at `channel`, `own` of its image, is 16 bytes or more that lie
-// together, at every pixel.
-EA_DEVICE bool is_run(const Side& side, const Image& image, int channel, int own) {
+// Whether the unit that begins at channel `own` of the image is 16 bytes or more that lie together,
+// at every pixel. Those behind the block's last channel may be there: no one looks at their sums.
+EA_DEVICE bool is_run(const Image& image, int own) {
   const int size = image.dtype == F32 ? 4 : 2;
   return image.channel_stride == 1 && own + unit <= image.channels &&
-         channel + unit <= side.first + side.channels &&
          aligned(static_cast<const uint8_t*>(image.data) + own * size, 16) &&
          (image.row_stride | image.pixel_stride) * size % 16 == 0;
 }
@@ -140,7 +139,7 @@ EA_DEVICE void stage(const Side& side, const Window& window, uint32_t* to) {
     uint32_t* const out = to + place * pitch(side) + first;
     int own = channel;
     const Image& image = image_of(side, own);
-    if (Words::takes(image) && is_run(side, image, channel, own)) {
+    if (Words::takes(image) && is_run(image, own)) {
       uint32_t words[unit];
       Words::run(side, image, own, y, x, window.partner, words);
 #pragma unroll

@@ -24,6 +24,7 @@ template <class Body>
 EA_DEVICE void for_elements(int64_t first_block, int64_t count, const Body& body) {
   const int64_t begin = (blockIdx.x - first_block) * segment_block;
   const int64_t end = smaller(begin + segment_block, count);
+#pragma unroll 1
   for (int64_t i = begin + threadIdx.x; i < end; i += segment_threads) body(i);
 }
 

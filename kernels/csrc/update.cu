@@ -55,8 +55,9 @@ EA_DEVICE double power(double base, int64_t exponent) {
   return result;
 }
 
-// What depends on how many steps were taken.
+// What depends on how many steps were taken, this one included.
 struct Corrections {
+  int64_t step;
   float bias1, root_bias2;
 };
 
@@ -85,13 +86,13 @@ EA_KERNEL(sgd, SgdArgs, segment_threads) {
 EA_KERNEL(adam, AdamArgs, segment_threads) {
   using namespace update;
   EA_SHARED(Corrections, corrections, [1]);
-  const int64_t step = *args.steps + 1;
   if (threadIdx.x == 0) {
+    const int64_t step = *args.steps + 1;
+    corrections[0].step = step;
     corrections[0].bias1 = (float)(1.0 - power(args.beta1, step));
     corrections[0].root_bias2 = (float)root(1.0 - power(args.beta2, step));
   }
   __syncthreads();
-  const Corrections by = corrections[0];
   const float part1 = (float)(1.0 - args.beta1), part2 = (float)(1.0 - args.beta2);
   const float beta2 = (float)args.beta2, epsilon = (float)args.epsilon;
   const StepSegment& segment = segment_of_block(args.segments, args.count);
@@ -101,14 +102,13 @@ EA_KERNEL(adam, AdamArgs, segment_threads) {
     const float g = args.gradients[i];
     const float mean = args.mean[i] + product(g - args.mean[i], part1);
     const float square = product(args.square[i], beta2) + product(product(g, g), part2);
-    const float change = quotient(mean, quotient(root(square), by.root_bias2) + epsilon);
+    const float change = quotient(mean, quotient(root(square), corrections[0].root_bias2) + epsilon);
     args.mean[i] = mean;
     args.square[i] = square;
-    args.weights[i] -= quotient(product(change, step_size), by.bias1);
+    args.weights[i] -= quotient(product(change, step_size), corrections[0].bias1);
   });
-  // Every thread has read the count when its block is done; the last block may change it.
-  __syncthreads();
-  if (threadIdx.x == 0 && is_last(args.steps + 1)) *args.steps = step;
+  // A block that is done has read the count; so the last one may change it.
+  if (threadIdx.x == 0 && is_last(args.steps + 1)) *args.steps = corrections[0].step;
 }
 
 }  // namespace edgeadapt

@@ -50,7 +50,7 @@ class PackedWeight:
 
     weight: int
     y: int
-    shape: Four
+    shape: tuple[int, ...]
     group: int = 1
     transposed: bool = False
     out_channels: tuple[int, int] | None = None
