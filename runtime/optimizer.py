@@ -48,7 +48,7 @@ class Adam:
     """
 
     def __init__(self, weights: F32, gradients: F32, step_sizes: F32) -> None:
-        self._weights, self._gradients, self._step_sizes = weights, gradients, step_sizes
+        self._weights, self._gradients, self.step_sizes = weights, gradients, step_sizes
         self._mean, self._square = np.zeros_like(weights), np.zeros_like(weights)
         self._change, self._root = np.empty_like(weights), np.empty_like(weights)
         self._count = 0
@@ -74,7 +74,7 @@ class Adam:
             np.divide(root, np.float32(root_bias2), out=root)
             np.add(root, np.float32(EPSILON), out=root)
             np.divide(mean, root, out=change)
-            np.multiply(change, self._step_sizes, out=change)
+            np.multiply(change, self.step_sizes, out=change)
             np.divide(change, np.float32(bias1), out=change)
             np.subtract(self._weights, change, out=self._weights)
 

@@ -15,6 +15,7 @@ from edgeadapt.kernels.cuda import (
     conv_weight_grad,
     l1_loss,
     matmul,
+    pack_weights,
     pad,
     pointwise,
     pool,
@@ -25,7 +26,7 @@ from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.runtime.cuda.device import Device, LibraryCall
 from edgeadapt.runtime.cuda.memory import DeviceMemory, nowhere
 from edgeadapt.runtime.plan.bind import conv_channels, numbered, sources
-from edgeadapt.runtime.plan.ir import Op, Program
+from edgeadapt.runtime.plan.ir import BYTES, Op, Program
 from edgeadapt.runtime.plan.lifetimes import ScratchBytes
 
 Call = Launch | LibraryCall
@@ -127,6 +128,34 @@ def _conv(op: Op, memory: DeviceMemory, scratch: int) -> Work:
     )
 
 
+def _pack_together(op: Op, memory: DeviceMemory, scratch: int) -> Work:
+    tensors, y = memory.program.tensors, op.outputs["y"]
+    dtype = tensors[y].dtype
+    parts = []
+    for number, part in enumerate(op.attributes["parts"]):
+        weight = tensors[op.inputs[f"weight{number}"]]
+        packed = pack_weights.PackedWeight(
+            weight.offset,
+            part["offset"] * BYTES[dtype],
+            weight.shape,  # type: ignore[arg-type]
+            part["group"],
+            bool(part["transposed"]),
+            part["out_channels"],
+            dtype,
+            part.get("order", "conv"),
+        )
+        assert packed.nbytes == part["count"] * BYTES[dtype], part
+        parts.append(packed)
+    table = pack_weights.pack_table(parts)
+    address = memory.hold(table.rows)
+    return pack_weights.pack_weights(memory.bases["weights"], memory.address(y), table, address)
+
+
+def _no_update(op: Op, memory: DeviceMemory, scratch: int) -> Work:
+    """Stands for the update until the engine, which has its state, makes it."""
+    return Work(())
+
+
 def _conv_weight_grad(op: Op, memory: DeviceMemory, scratch: int) -> Work:
     found, bias = op.attributes, op.outputs.get("bias")
     return conv_weight_grad.conv_weight_grad(
@@ -196,6 +225,8 @@ def _tensors(function: Callable[..., Work], role: str) -> Maker:
 
 OWN: Makers = {
     "conv": _own(_conv),
+    "pack_together": _own(_pack_together),
+    "update_together": _own(_no_update),
     "conv_weight_grad": _own(_conv_weight_grad),
     "reduce": _own(_reduce),
     "matmul": _own(_matmul),

@@ -23,6 +23,7 @@ def compile_within(
     size: Size,
     target: Target,
     updated: Sequence[str] = (),
+    optimizer: str = "sgd",
 ) -> DevicePlan:
     """`compile_graph` with an arena of at most ``free`` bytes; what does not fit is computed twice.
 
@@ -31,12 +32,13 @@ def compile_within(
             largest size that fits, as far as it was found in `SEARCH_SECONDS`.
         ConfigError: if the plan cannot do with the memory budget of ``target``.
     """
-    plan = compile_graph(bundle, graph, *size, target, updated)
+    step = (updated, optimizer)
+    plan = compile_graph(bundle, graph, *size, target, *step)
     needed = plan.placement.arena_bytes
     if needed <= free:
         return plan
     try:
-        return compile_graph(bundle, graph, *size, replace(target, memory_budget=free), updated)
+        return compile_graph(bundle, graph, *size, replace(target, memory_budget=free), *step)
     except ConfigError:
         pass
     largest = _largest(free, needed, bundle, graph, size, target)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
+
+import numpy.typing as npt
 
 from edgeadapt.kernels.cuda.tensors import ImageArgs, TensorArgs
 from edgeadapt.runtime.cuda.device import ALIGNMENT
@@ -18,13 +21,15 @@ class DeviceMemory:
     """The addresses of one program's tensors.
 
     ``bases`` holds where each storage begins, ``offsets`` bytes of arena tensors from there, and
-    ``constants`` the address of each constant.
+    ``constants`` the address of each constant. ``hold`` copies an array that kernels read to the
+    device, for as long as the program is in use there, and returns its address.
     """
 
     program: Program
     bases: Mapping[Storage, int]
     offsets: Mapping[str, int]
     constants: Mapping[str, int]
+    hold: Callable[[npt.NDArray[Any]], int]
 
     def address(self, name: str) -> int:
         """Of the element with all indices 0."""
@@ -66,4 +71,5 @@ def nowhere(program: Program) -> DeviceMemory:
     storages: tuple[Storage, ...] = ("arena", "image", "restored", "weights", "gradients")
     offsets = dict.fromkeys(program.tensors, 0)
     constants = dict.fromkeys(program.constants, _NOWHERE)
-    return DeviceMemory(program, dict.fromkeys(storages, _NOWHERE), offsets, constants)
+    bases = dict.fromkeys(storages, _NOWHERE)
+    return DeviceMemory(program, bases, offsets, constants, lambda array: _NOWHERE)

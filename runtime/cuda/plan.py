@@ -58,10 +58,12 @@ def compile_graph(
     width: int,
     target: Target,
     updated: Sequence[str] = (),
+    optimizer: str = "sgd",
 ) -> DevicePlan:
     """Plan the graph in the file ``graph`` for an image of ``height`` x ``width``.
 
-    The parameters ``updated``, whose gradients the graph must give, take a step at its end.
+    The parameters ``updated``, whose gradients the graph must give, take a step of ``optimizer``,
+    "sgd" or "adam", at its end.
 
     Raises:
         BackendError: if there is no rule for an operator, or float16 cannot hold the gradients.
@@ -70,7 +72,7 @@ def compile_graph(
     program, factor = lower(read(bundle, graph, height, width), target)
     if target.memory_budget is not None:
         program = fit(program, target.memory_budget, target.scratch_bytes)
-    program = update_together(program, updated)
+    program = update_together(program, updated, optimizer, factor)
     return DevicePlan(program, place(program, target.scratch_bytes), factor)
 
 

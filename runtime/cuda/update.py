@@ -9,8 +9,13 @@ from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.plan.ir import Op, Program
 
 
-def update_together(program: Program, parameters: Iterable[str]) -> Program:
-    """Let each of ``parameters``, whose gradients the program gives, take a step at its end."""
+def update_together(
+    program: Program, parameters: Iterable[str], optimizer: str, gradient_factor: float = 1.0
+) -> Program:
+    """Let each of ``parameters``, whose gradients the program gives, take a step at its end.
+
+    ``optimizer`` is "sgd" or "adam"; the gradients are multiplied by ``gradient_factor``.
+    """
     tensors = dict(program.tensors)
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
@@ -21,5 +26,6 @@ def update_together(program: Program, parameters: Iterable[str]) -> Program:
         outputs[f"weight_new{number}"] = moved
     if not outputs:
         return program
-    op = Op("update_together", inputs, outputs, {}, f"step of {len(outputs)} parameters")
+    at = {"optimizer": optimizer, "gradient_factor": gradient_factor}
+    op = Op("update_together", inputs, outputs, at, f"step of {len(outputs)} parameters")
     return replace(program, tensors=tensors, ops=(*program.ops, op))

@@ -256,6 +256,8 @@ def _concat(op: Op, at: Operands, packed: bool) -> None:
 
 @_wants("update_together")
 def _update_together(op: Op, at: Operands, packed: bool) -> None:
+    optimizer, factor = op.attributes["optimizer"], op.attributes["gradient_factor"]
+    _want(optimizer in ("sgd", "adam") and factor > 0, f"{optimizer!r} of {factor!r}")
     _want(len(op.inputs) == 2 * len(op.outputs), "not a gradient and a result for each weight")
     for number in range(len(op.outputs)):
         wanted = at[f"weight{number}"].shape

@@ -55,8 +55,9 @@ l1_loss             a b -> value [grad] value = value_scale * sum |a - b|; grad 
 concat              x0 x1 ... -> y      axis; only before the stage `fuse`, which leaves none
 update_sgd          weight grad -> weight_new   step_size; same place
 update_together     weight0 grad0 ... -> weight_new0 ...
-    A step of the optimizer for several parameters, each in its place. The optimizer's state and
-    step sizes belong to the engine.
+    A step of the optimizer for several parameters, each in its place. Its state and step sizes
+    belong to the engine. optimizer ("sgd" "adam"), gradient_factor (what the gradients were
+    multiplied by).
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ KINDS: Mapping[str, Kind] = {
     "concat": Kind(("x0",), ("x*",), attributes=("axis",)),
     "update_sgd": Kind(("weight", "grad"), outputs=("weight_new",), attributes=("step_size",)),
     "update_together": Kind(
-        (), ("weight*", "grad*"), outputs=(), optional_outputs=("weight_new*",)
+        (), ("weight*", "grad*"), outputs=(), optional_outputs=("weight_new*",),
+        attributes=("optimizer", "gradient_factor"),
     ),
 }

@@ -143,14 +143,14 @@ def _check_inside(tensor: Tensor, base: Tensor) -> None:
 def _unpacked(op: Op, program: Program, weight: torch.Tensor) -> torch.Tensor:
     """The weight a conv reads; if it was packed, in the shape it has in the graph."""
     name = op.inputs["weight"]
-    for parameter, attributes in _packings(program, name):
+    for parameter, attributes in packings(program, name):
         original = torch.empty(program.tensors[parameter].shape)
         shape = packed_part(original, attributes).shape
         return weight.reshape(-1)[: shape.numel()].reshape(shape)
     return weight
 
 
-def _packings(program: Program, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def packings(program: Program, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The parameter that ``name`` is the packed form of, and how it was packed."""
     tensor = program.tensors[name]
     for op in program.ops:

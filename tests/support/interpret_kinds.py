@@ -232,9 +232,9 @@ def pack_together(x: Inputs, shapes: Shapes, at: Attributes) -> Results:
 
 
 def update_together(x: Inputs, shapes: Shapes, at: Attributes) -> Results:
-    """The step size is the engine's affair; here it is 1."""
-    numbers = range(len(shapes))
-    return {f"weight_new{n}": x[f"weight{n}"] - x[f"grad{n}"] for n in numbers}
+    """Of SGD; the step size is the engine's affair, and here it is 1."""
+    by, numbers = 1 / at["gradient_factor"], range(len(shapes))
+    return {f"weight_new{n}": x[f"weight{n}"] - by * x[f"grad{n}"] for n in numbers}
 
 
 def update_sgd(x: Inputs, shapes: Shapes, at: Attributes) -> Results:

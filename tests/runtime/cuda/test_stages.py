@@ -142,7 +142,7 @@ def test_packing_is_one_operation_whose_parts_do_not_overlap() -> None:
 def test_one_update_ends_the_program() -> None:
     program = schedule(read_fused("default"))
     names = bundle_of("default").scope("heads").parameters
-    updated = update_together(program, names)
+    updated = update_together(program, names, "adam", 4.0)
     check(updated)
     op = updated.ops[-1]
     assert op.kind == "update_together"
@@ -152,7 +152,7 @@ def test_one_update_ends_the_program() -> None:
         assert roles == (name, GRADIENT_PREFIX + name)
         places = [updated.tensors[n].offset for n in (name, op.outputs[f"weight_new{number}"])]
         assert places[0] == places[1]
-    assert update_together(program, ()) is program
+    assert update_together(program, (), "sgd") is program
 
 
 def test_precisions_store_and_multiply_as_they_say() -> None:

@@ -1,0 +1,98 @@
+"""SGD and Adam on the device: their state, and the launch that takes a step of all parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeadapt.kernels.cuda import update
+from edgeadapt.kernels.cuda.segments import Table
+from edgeadapt.kernels.cuda.tensors import TensorArgs
+from edgeadapt.kernels.update import Segments
+from edgeadapt.runtime.cuda.calls import Made
+from edgeadapt.runtime.cuda.device import Device
+from edgeadapt.runtime.cuda.memory import DeviceMemory
+from edgeadapt.runtime.optimizer import BETA1, BETA2, EPSILON, F32, Adam, Optimizer, Sgd
+from edgeadapt.runtime.plan.ir import Op, Program
+
+KINDS = {Sgd: "sgd", Adam: "adam"}  # classes of optimizers that have kernels
+
+
+def kind_of(optimizer: Optimizer) -> str:
+    """What the kernel of an optimizer is called; "" if it has none."""
+    return KINDS.get(type(optimizer), "")  # type: ignore[call-overload]
+
+
+class AdamState:
+    """Adam's means and count on the device, zeros to begin with; made when first asked for."""
+
+    def __init__(self, device: Device, size: int) -> None:
+        self._device, self.size = device, size
+        self.mean = self.square = self.steps = 0
+
+    def open(self) -> None:
+        """Allocate it, unless that is done."""
+        if not self.steps:
+            self.mean, self.square = (self._device.allocate(4 * self.size) for _ in range(2))
+            self.steps = self._device.allocate(update.STATE_BYTES)
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        if self.steps:
+            for address in (self.mean, self.square):
+                self._device.fill(address, 0, 4 * self.size)
+            self._device.fill(self.steps, 0, update.STATE_BYTES)
+
+
+class Update:
+    """The step of one program: a launch, and the table of step sizes that it reads."""
+
+    def __init__(self, device: Device, program: Program, state: AdamState) -> None:
+        self._device, self._program, self._state = device, program, state
+        self._table: Table | None = None
+        self._address = 0
+        self._factor, self._is_adam = 1.0, False
+
+    def make(self, op: Op, memory: DeviceMemory, scratch: int) -> Made:
+        """Of the operation `update_together`."""
+        names = [op.inputs[f"weight{number}"] for number in range(len(op.outputs))]
+        weights = [self._program.tensors[name] for name in names]
+        begins, counts = (
+            np.array(values, np.int64)
+            for values in ([w.offset for w in weights], [w.size for w in weights])
+        )
+        zeros = np.zeros(len(weights))
+        self._table = table = update.step_table(Segments(begins, counts, zeros), self._state.size)
+        self._factor = op.attributes["gradient_factor"]
+        self._is_adam = op.attributes["optimizer"] == "adam"
+        self._address = memory.hold(table.rows)
+        flat = [self._flat(memory.bases[name]) for name in ("weights", "gradients")]
+        if not self._is_adam:
+            return Made(update.sgd(*flat, table, self._address).launches)
+        self._state.open()
+        state = [self._flat(address) for address in (self._state.mean, self._state.square)]
+        return Made(
+            update.adam(
+                *flat,
+                *state,
+                self._state.steps,
+                table,
+                self._address,
+                betas=(BETA1, BETA2),
+                epsilon=EPSILON * self._factor,
+            ).launches
+        )
+
+    def set_step_sizes(self, step_sizes: F32) -> None:
+        """Use these, of each element of the flat weights, from now on."""
+        assert self._table is not None, "the program has no update"
+        rows = self._table.rows
+        # All elements of a parameter have the same. The factor goes into SGD's step size and into
+        # Adam's epsilon: Adam divides it out of the rest.
+        sizes: npt.NDArray[np.float64] = step_sizes[rows["begin"]].astype(np.float64)
+        rows["step_size"] = sizes if self._is_adam else sizes / self._factor
+        self._device.upload(self._address, rows)
+
+    def _flat(self, address: int) -> TensorArgs:
+        return TensorArgs.at(address, (self._state.size,), (1,), "f32")
