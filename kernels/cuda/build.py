@@ -119,6 +119,8 @@ def _architectures(nvcc: list[str], options: Options) -> tuple[str, ...]:
     """Those asked for, less those that the compiler does not know."""
     given = os.environ.get("EDGEADAPT_CUDA_ARCHITECTURES", "")
     wanted = options.architectures or tuple(one for one in given.split(",") if one)
+    if wanted == ("none",):
+        raise BuildError("$EDGEADAPT_CUDA_ARCHITECTURES asks for none")
     known = _run([*nvcc, "--list-gpu-arch"]).replace("compute", "sm").split()
     missing = [one for one in wanted or ARCHITECTURES if one not in known]
     if missing and (wanted or len(missing) == len(ARCHITECTURES)):

@@ -15,9 +15,10 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-LIBRARY = "_native.so"  # of an editable install, which compiles it into the tree
+# Of an editable install, which compiles into the tree.
+COMPILED = ("_native.so", "_kernels.fatbin", "_kernels.json")
 FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]  # package -> folder
-IGNORED = shutil.ignore_patterns("__pycache__", LIBRARY)
+IGNORED = shutil.ignore_patterns("__pycache__", *COMPILED)
 
 
 def package_files() -> dict[str, Path]:
@@ -26,7 +27,7 @@ def package_files() -> dict[str, Path]:
         f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder).as_posix()}": file
         for package, folder in FOLDERS.items()
         for file in sorted((ROOT / folder).rglob("*"))
-        if file.is_file() and "__pycache__" not in file.parts and file.name != LIBRARY
+        if file.is_file() and "__pycache__" not in file.parts and file.name not in COMPILED
     }
 
 
