@@ -207,14 +207,6 @@ def device_lost(info: DeviceInfo, reason: str) -> BackendError:
     )
 
 
-def no_kernels(info: DeviceInfo, reason: str) -> BackendError:
-    """The error where the compiled kernels hold none for a device and none can be compiled."""
-    return BackendError(
-        f"there are no CUDA kernels for {info.name} ({info.architecture}): {reason}.",
-        "install nvcc, which compiles them once, or use another backend.",
-    )
-
-
 def byte_count(shape: Sequence[int], dtype: npt.DTypeLike) -> int:
     """Bytes of a contiguous array."""
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize

@@ -18,21 +18,19 @@ import ctypes
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from edgeadapt.errors import BackendError, one_line
-from edgeadapt.runtime.cuda.device import DeviceInfo, no_kernels
+from edgeadapt.kernels.cuda.library import open_kernels
+from edgeadapt.runtime.cuda.device import DeviceInfo
 from edgeadapt.runtime.cuda.pycuda_import import Libraries, import_libraries, no_gpu
 
 # PyCUDA's objects by a number each, those of one device.
 Things = dict[int, Any]
 ALL = -1
-# Where compiled kernels for an architecture are: what ships, else what is compiled here, once.
-IMAGES: Sequence[Callable[[str], Path]] = ()
 
 
 class Context:
@@ -55,7 +53,7 @@ class Context:
         self.own = self.new_things()  # the context's, and what outlives the device that made it
         self.keep(self.own, self._primary)
         self._functions: dict[str, tuple[Any, int]] = {}
-        self._module: Any = None
+        self._modules: dict[str, Any] = {}
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -160,26 +158,20 @@ class Context:
             return function
 
     def _find(self, name: str) -> Any:
-        driver = self.libraries.driver
-        if self._module is None:
-            self._module = self._load()
-            self.keep(self.own, self._module)
+        driver, refused = self.libraries.driver, ""
         try:
-            return self._module.get_function(name)
-        except driver.LogicError as error:
-            raise BackendError(
-                f"there is no CUDA kernel {name!r} ({one_line(error)}).",
-                "what was compiled is older than this program: install edgeadapt again.",
-            ) from error
-
-    def _load(self) -> Any:
-        driver, said = self.libraries.driver, []
-        for compiled in IMAGES:
-            try:
-                return driver.module_from_buffer(compiled(self.info.architecture).read_bytes())
-            except (BackendError, OSError, driver.Error) as error:
-                said.append(one_line(error))
-        raise no_kernels(self.info, "; ".join(said))
+            for module, image in open_kernels().images(name, self.info.architecture):
+                try:
+                    if module not in self._modules:
+                        self._modules[module] = driver.module_from_buffer(image)
+                        self.keep(self.own, self._modules[module])
+                    return self._modules[module].get_function(name)
+                except driver.Error as error:
+                    refused = f" ({one_line(error)})"
+                    self._modules.pop(module, None)  # the next one is another
+        except BackendError as error:
+            raise BackendError(f"{error.message}{refused}", error.hint) from error
+        raise BackendError(f"there is no CUDA kernel {name!r}{refused}.")
 
 
 def _keep_for_ever(things: Things) -> None:

@@ -12,13 +12,24 @@ import ctypes
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from edgeadapt.errors import BackendError
+
 SUCCESS = SimpleNamespace(name="CUDA_SUCCESS")
 ILLEGAL = "an illegal memory access was encountered"
+
+
+class FakeKernels:
+    """Stands for what was compiled: a module for each first letter, from two places."""
+
+    def images(self, kernel: str, architecture: str) -> Iterator[tuple[str, bytes]]:
+        yield kernel[0], b"fatbin"
+        yield kernel[0], f"{architecture}.cubin".encode()
+        raise BackendError(f"there is no CUDA kernel {kernel!r} for {architecture}", "build it.")
 
 
 class Thing:

@@ -34,7 +34,6 @@ from edgeadapt.runtime.cuda.device import (
     byte_count,
     contiguous_bytes,
     device_lost,
-    no_kernels,
     out_of_memory,
 )
 from support.cuda_host import HostError, library_of, run_on_host
@@ -303,7 +302,7 @@ class HostDevice:
 
     def _check_kernel(self, kernel: str) -> None:
         if self.faults.unsupported:
-            raise no_kernels(self.info, "nvcc was not found")
+            raise BackendError(f"there is no CUDA kernel {kernel!r} for {self.info.architecture}.")
         try:
             library_of(kernel)
         except HostError as error:

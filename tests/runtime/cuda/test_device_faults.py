@@ -11,7 +11,8 @@ import pytest
 
 from edgeadapt.errors import BackendError
 from edgeadapt.kernels.cuda.launch import Launch
-from edgeadapt.runtime.cuda import pycuda_context
+from edgeadapt.runtime.cuda import pycuda_device
+from edgeadapt.runtime.cuda.pycuda_context import Contexts
 from edgeadapt.runtime.cuda.pycuda_device import open_device
 
 STREAM_CALLS = ("cuMemcpyHtoDAsync", "cuMemcpyDtoDAsync", "cuMemsetD8Async", "cuMemcpyDtoHAsync")
@@ -109,7 +110,7 @@ def test_threads_share_the_context_and_leave_none_behind(device, fake):
     assert +fake.live == {"context": 1, "module": 1, "stream": 1, "memory": 1}
 
 
-def test_a_lost_device_says_so_and_is_not_asked_again(fake):
+def test_a_lost_device_says_so_and_is_not_asked_again(fake, monkeypatch):
     fake.crashes.add("wild")
     open_device().close()
     device, other = open_device(), open_device()
@@ -125,7 +126,8 @@ def test_a_lost_device_says_so_and_is_not_asked_again(fake):
     device.free(x)
     device.close()
     buffer.array[...] = 1
-    del graph, mark, buffer, other, device
+    del graph, mark, buffer, other, device, use
+    monkeypatch.setattr(pycuda_device, "contexts", Contexts())  # as when the process ends
     gc.collect()
     assert len(fake.log) == asked
     assert (fake.live["memory"], fake.live["pinned"]) == (1, 1), "freed a second time"
@@ -192,27 +194,21 @@ def test_a_context_that_cannot_be_popped_is_taken_off_the_stack(device, fake):
     assert fake.called("detach")
 
 
-def test_a_kernel_that_does_not_exist_is_named(device):
-    with pytest.raises(BackendError, match=r"no CUDA kernel 'nothing' .*symbol not found"):
+def test_a_kernel_that_no_module_has_is_named(device, fake):
+    fake.images.add(b"sm_87.cubin")
+    with pytest.raises(BackendError, match=r"no CUDA kernel 'nothing' .*symbol not found\)"):
         device.prepare(["nothing"])
+    assert len(fake.called("cuModuleLoadDataEx")) == 2
 
 
-def test_kernels_are_compiled_where_none_ship(fake, monkeypatch, tmp_path):
-    def ships(architecture):
-        raise BackendError(f"none for {architecture}.")
-
-    def compiles(architecture):
-        image = tmp_path / f"{architecture}.cubin"
-        image.write_bytes(b"cubin")
-        return image
-
-    device = open_device()
-    monkeypatch.setattr(pycuda_context, "IMAGES", [ships, compiles])
+def test_the_next_place_is_looked_at_if_the_gpu_refuses_what_ships(device, fake):
+    fake.images.clear()
     with pytest.raises(BackendError) as caught:
         device.prepare(["scale"])
-    assert caught.value.message == (
-        "there are no CUDA kernels for Fake (sm_87): none for sm_87.; "
-        "cuModuleLoadDataEx failed: no kernel image is available."
+    assert str(caught.value) == (
+        "there is no CUDA kernel 'scale' for sm_87 (cuModuleLoadDataEx failed: no kernel image is "
+        "available) Hint: build it."
     )
-    fake.images.add(b"cubin")
+    fake.images.add(b"sm_87.cubin")
     device.prepare(["scale"])
+    assert fake.live["module"] == 1

@@ -75,7 +75,7 @@ def test_a_kernel_gets_its_arguments_by_value(device, fake):
     ]
     device.launch(launch)
     assert len(fake.called("cuModuleGetFunction")) == 1
-    device.prepare(["shift"])
+    device.prepare(["shift"])  # of the same file
     assert len(fake.called("cuModuleLoadDataEx")) == 1
 
 
