@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from importlib import import_module
 from numbers import Integral
+from pathlib import Path
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import BackendError, ConfigError, EngineWarning
@@ -19,6 +20,10 @@ from edgeadapt.runtime.optimizer import F32
 # Name -> (where its factory is, how to install what it needs); the first that can run the bundle
 # is what `auto` takes.
 BACKENDS = {
+    "cuda": (
+        "edgeadapt.runtime.cuda_backend:CudaBackend",
+        "install edgeadapt anew",
+    ),
     "native": (
         "edgeadapt.runtime.native_backend:NativeBackend",
         "install edgeadapt where there is a C++ compiler",
@@ -29,6 +34,8 @@ BACKENDS = {
     ),
 }
 AUTO = "auto"
+# What the drivers of GPUs, of Jetsons and of Windows' Linux put into /dev.
+_GPU_FILES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg")
 
 _said: set[str] = set()  # the reasons for another engine that were given in this process
 
@@ -58,6 +65,8 @@ def open_backend(
         return _factory(name)(bundle, weights, gradients, checked)
     reasons: list[str] = []
     for candidate in BACKENDS:
+        if candidate == "cuda" and not has_gpu():
+            continue  # no reason to say anything
         try:
             engine = _factory(candidate)(bundle, weights, gradients, checked)
         except BackendError as error:
@@ -76,6 +85,12 @@ def _say(chosen: str, reasons: list[str]) -> None:
         if reason not in _said:
             _said.add(reason)
             warnings.warn(f"{chosen} is used, for {reason}", EngineWarning, stacklevel=4)
+
+
+def has_gpu() -> bool:
+    """Whether this machine seems to have an NVIDIA GPU; asks no library."""
+    devices = Path("/dev")
+    return any(next(devices.glob(pattern), None) for pattern in _GPU_FILES)
 
 
 def _factory(name: str) -> BackendFactory:

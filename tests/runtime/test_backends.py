@@ -33,6 +33,27 @@ def test_auto_is_the_native_engine(tiny: Path) -> None:
     assert isinstance(opened(tiny), NativeBackend)
 
 
+def test_auto_asks_for_a_gpu_only_where_there_is_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "has_gpu", lambda: True)
+    monkeypatch.setitem(sys.modules, "edgeadapt.runtime.cuda_backend", None)
+    with pytest.warns(EngineWarning, match=r"native is used, for cuda: .*cannot be loaded"):
+        assert isinstance(opened(tiny), NativeBackend)
+    monkeypatch.setattr(backends, "has_gpu", lambda: False)
+    monkeypatch.setattr(backends, "_said", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(opened(tiny), NativeBackend)
+
+
+def test_without_cuda_it_says_what_is_missing(tiny: Path) -> None:
+    if backends.has_gpu():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BackendError, match=r"PyCUDA|cuda-bindings|CUDA cannot use a GPU|driver"):
+        opened(tiny, "cuda")
+
+
 def test_auto_falls_back_and_says_so_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, NATIVE, None)
     with pytest.warns(EngineWarning, match=r"onnxruntime is used, for native: .*C\+\+ compiler"):
@@ -54,7 +75,7 @@ def test_auto_gives_every_reason_if_no_engine_can(
 
 
 def test_a_backend_that_is_not_there(tiny: Path) -> None:
-    message = r"there is no backend 'tpu'.*use one of auto, native, onnxruntime"
+    message = r"there is no backend 'tpu'.*use one of auto, cuda, native, onnxruntime"
     with pytest.raises(BackendError, match=message):
         opened(tiny, "tpu")
 
