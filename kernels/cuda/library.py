@@ -69,14 +69,16 @@ class Kernels:
                 "it is older than this program: run make fatbin, or install edgeadapt again.",
             )
         ships = kernel in self._names and self._current(self._names[kernel])
-        if ships and architecture in self.architectures:
+        fits = architecture in self.architectures
+        if ships and fits:
             yield self._names[kernel], self._shipped(self._names[kernel])
         try:
             yield from self._compiled(kernel, architecture)
             reason = "the driver loads none of what there is; is it older than the compiler?"
         except BuildError as error:
             reason = str(error)
-        if ships and self.ptx is not None and number(architecture) > number(self.ptx):
+        newer = self.ptx is not None and number(architecture) > number(self.ptx)
+        if ships and newer and not fits:
             yield self._names[kernel], self._shipped(self._names[kernel])
         raise BackendError(
             f"there is no CUDA kernel {kernel!r} for {architecture}: "

@@ -174,10 +174,7 @@ def test_the_command_line_says_where_it_went_or_what_is_wrong(tmp_path, nvcc, ca
     given = ["-o", str(folder), "--objects", str(objects), "--nvcc", str(nvcc.path)]
     (tmp_path / "csrc").mkdir()
     (tmp_path / "csrc/one.cu").write_text("// copy 20 0 0 0\n")
-    monkeypatch.setattr(cuda.Options, "sources", tmp_path / "csrc")
-    monkeypatch.setattr(
-        cuda, "Options", lambda *a, **k: Options(*a, sources=tmp_path / "csrc", **k)
-    )
+    monkeypatch.setattr(cuda, "Options", partial(Options, sources=tmp_path / "csrc"))
     assert cuda.main(given) == 0
     said = capsys.readouterr().err
     assert "sm_120: 1 kernels, up to 20 registers" in said
@@ -194,7 +191,8 @@ def test_a_real_spill_is_found(tmp_path):
         "  float v[96];\n#pragma unroll\n"
         "  for (int i = 0; i < 96; ++i) {\n    v[i] = x[i * 1024 + threadIdx.x];\n"
         '    asm volatile("" : "+f"(v[i]));\n  }\n#pragma unroll\n'
-        "  for (int i = 0; i < 96; ++i) y[i * 1024 + threadIdx.x] = v[i] * v[95 - i];\n}\n"
+        "  for (int i = 0; i < 96; ++i)\n"
+        "    y[i * 1024 + threadIdx.x] = v[i] * v[(i * 7 + 5) % 96];\n}\n"
     )
     options = Options(NVCC, ("sm_87",), sources=tmp_path, say=lambda text: None)
     with pytest.raises(BuildError, match=r"greedy\.cu: greedy spills \d+ bytes on sm_87 \(64 reg"):
