@@ -17,17 +17,19 @@ WORKERS ?= 2
 FOLDERS := core training export kernels runtime benchmarks
 # With the folders themselves, so that a removed file counts as a change.
 SOURCES := pyproject.toml setup.py VERSION README.md LICENSE \
-	$(shell find $(FOLDERS) -name __pycache__ -prune -o -name '_native.so*' -prune -o -print)
+	$(shell find $(FOLDERS) -name __pycache__ -prune -o -name '_native.so*' -prune -o \
+	-name '_kernels.*' -prune -o -print)
 
 # Python must not find the folders of this tree before the installed package.
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check check-sanitize check-aarch64 bench clean
+.PHONY: help demo fatbin test check check-sanitize check-aarch64 bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   watch a blurred photo being adapted to and restored (no PyTorch; writes demo/)"
+	@echo "make fatbin compile the CUDA kernels for all GPUs (needs nvcc, but no GPU)"
 	@echo "make test   install with PyTorch into .venv and run all tests"
 	@echo "make check  linters, type checks and the way imports flow"
 	@echo "make check-sanitize  the kernels' tests under sanitizers: memory, undefined behaviour, threads;"
@@ -40,6 +42,11 @@ help:
 demo: .venv-demo/installed
 	.venv-demo/bin/edgeadapt demo -o demo
 	@echo "The pictures are in demo/:" && ls demo
+
+# For `pip install -e .`; without -e, an install compiles them itself. Run in this way, Python does
+# not search the folder of the file, where modules have names of its own library.
+fatbin:
+	$(PYTHON) -c "import runpy; runpy.run_path('kernels/cuda/build.py', run_name='__main__')"
 
 test: .venv/tests-installed
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile -p no:benchmark $(PYTEST_ARGS)
@@ -65,7 +72,7 @@ bench: .venv/tests-installed
 		--benchmark-group-by=func --benchmark-columns=min,median,iqr,rounds $(PYTEST_ARGS)
 
 clean:
-	rm -rf .venv .venv-demo .view build dist demo *.egg-info kernels/_native.so*
+	rm -rf .venv .venv-demo .view build dist demo *.egg-info kernels/_native.so* kernels/cuda/_kernels.*
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 
 # The package is installed as a user installs it, not in place: what is tested is what ships. pip

@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from edgeadapt.kernels.build import LEVELS
+from edgeadapt.kernels.cuda.build import ARCHITECTURES, CSRC, FATBIN, RECORD
+from edgeadapt.kernels.cuda.library import Kernels
 from edgeadapt.kernels.library import Library
-from support.tree import FOLDERS, PYPROJECT, ROOT, copy_tree, package_files, tracked_files
+from support.cuda_compilers import PretendedNvcc
+from support.tree import COMPILED, FOLDERS, PYPROJECT, ROOT, copy_tree, package_files, tracked_files
 
 BUILD = """
 import sys
@@ -29,7 +32,8 @@ print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
 def build(kind: str, place: Path, **variables: str) -> Path:
     source, result = copy_tree(place / "source"), place / "result"
     result.mkdir()
-    environment = {**os.environ, "CXX": "", "EDGEADAPT_LEVELS": "", **variables}
+    unset = dict.fromkeys(("CXX", "EDGEADAPT_LEVELS", "EDGEADAPT_CUDA_ARCHITECTURES"), "")
+    environment = {**os.environ, **unset, "NVCC": "no-such-compiler", **variables}
     # A stranger's build shows warnings of setuptools; ours must have none of its deprecations.
     command = [sys.executable, "-W", "error::DeprecationWarning:setuptools", "-c", BUILD]
     done = subprocess.run(
@@ -40,9 +44,14 @@ def build(kind: str, place: Path, **variables: str) -> Path:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    without = "edgeadapt is installed WITHOUT its native engine: no C++ compiler: found none of "
-    assert (without in done.stderr) == (environment["CXX"] == "no-such-compiler")
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    for variable, without in (
+        ("CXX", "its native engine: no C++ compiler: found none of "),
+        ("NVCC", "its CUDA kernels: no CUDA compiler: there is no "),
+    ):
+        missing = kind == "build_wheel" and environment[variable] == "no-such-compiler"
+        assert (f"edgeadapt is installed WITHOUT {without}" in done.stderr) == missing
     return result / done.stdout.splitlines()[-1]
 
 
@@ -77,6 +86,25 @@ def test_with_a_compiler_the_wheel_holds_the_library_too_and_is_for_this_platfor
     assert "sgd" in library.names(level)
 
 
+def test_with_nvcc_the_wheel_holds_the_cuda_kernels_too_and_is_for_any_platform(tmp_path):
+    nvcc = PretendedNvcc(tmp_path)  # the real one takes minutes
+    file = build("build_wheel", tmp_path, CXX="no-such-compiler", NVCC=str(nvcc.path))
+    assert file.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(file) as wheel:
+        names = {f"edgeadapt/kernels/cuda/{name}" for name in (FATBIN, RECORD)}
+        assert files_of(wheel) == {*package_files(), *names}
+        for name in names:
+            wheel.extract(name, tmp_path)
+    kernels = Kernels(tmp_path / "edgeadapt/kernels/cuda")
+    assert kernels.architectures == ARCHITECTURES
+    assert nvcc.compiled() == sorted(source.name for source in CSRC.glob("*.cu"))
+
+
+def test_who_wants_the_cuda_kernels_gets_no_wheel_without_them(tmp_path):
+    with pytest.raises(RuntimeError, match="EDGEADAPT_REQUIRE_CUDA is set: no CUDA compiler"):
+        build("build_wheel", tmp_path, CXX="no-such-compiler", EDGEADAPT_REQUIRE_CUDA="1")
+
+
 def test_the_wheel_says_what_it_needs(wheel):
     (name,) = [name for name in wheel.namelist() if name.endswith("/METADATA")]
     metadata = HeaderParser().parsestr(wheel.read(name).decode())
@@ -105,7 +133,7 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(tmp_path):
         "VERSION",
         "tools/view.py",
     } <= names
-    assert not [name for name in names if "_native.so" in name]
+    assert not [name for name in names if name.endswith(COMPILED)]
 
 
 def test_the_manifest_names_every_folder_and_file_at_the_top():
