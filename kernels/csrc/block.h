@@ -42,6 +42,13 @@ struct Row {
   int64_t width;
 };
 
+// The source that has channel `channel` of their concatenation, which becomes its own.
+static inline const Plane& find_source(const Plane* sources, int64_t* channel) {
+  for (; !sources->data || *channel >= sources->channels; sources++)
+    if (sources->data) *channel -= sources->channels;
+  return *sources;
+}
+
 // Row `y` of channel `channel` of the concatenated sources.
 static inline Row find_row(const Plane* sources, int64_t channel, int64_t y) {
   for (int64_t s = 0; s < max_sources; s++) {

@@ -11,12 +11,17 @@ namespace edgeadapt {
 namespace EA_LEVEL {
 namespace {
 
+// An image of more bytes is not looked for in the caches when it is read again: most of it has left
+// them, or has made other images leave.
+constexpr int64_t stream_bytes = 8 * 1024 * 1024;
+
 struct Finish {
   Plane y, add0, add1, post, mask;
   float slope, mask_slope;
   bool has_slope;
   bool single, half;  // all images are float32, or bfloat16
   bool alone;         // y is the only image
+  bool stream;        // y is written past the caches, which whoever can do so asks for
 };
 
 EA_INLINE int64_t at_row(const Plane& x, int64_t channel, int64_t y) {
@@ -86,6 +91,21 @@ static inline bool all_of(const Finish& finish, Dtype dtype) {
   return true;
 }
 
+// Whether y is too large for the caches, and four vectors at a time fill whole lines of it.
+static inline bool may_stream(const Plane& y) {
+#if defined(__x86_64__)
+  const int64_t size = y.dtype == F32 ? 4 : 2, line = 64;
+  const int64_t bytes[] = {(int64_t)y.data, size * y.row_stride, size * y.channel_stride,
+                           size * 4 * lanes};
+  for (int64_t each : bytes)
+    if (each % line) return false;
+  return size * y.channels * y.height * y.width >= stream_bytes;
+#else
+  (void)y;
+  return false;
+#endif
+}
+
 static inline Finish make_finish(const ConvArgs& args) {
   Finish finish{};
   finish.y = args.y;
@@ -144,7 +164,7 @@ EA_INLINE void fetch_lines(const Plane& x, int64_t channel, int64_t channels, in
 
 EA_INLINE void fetch(const Finish& finish, int64_t channel, int64_t channels, int64_t row,
                      int64_t column) {
-  fetch_lines(finish.y, channel, channels, row, column);
+  if (!finish.stream) fetch_lines(finish.y, channel, channels, row, column);
   if (finish.alone) return;
   fetch_lines(finish.add0, channel, channels, row, column);
   fetch_lines(finish.add1, channel, channels, row, column);

@@ -24,6 +24,19 @@ EA_INLINE Vec load_any(const uint16_t* p) {
   return (Vec)(__builtin_convertvector(half, VecInt) << 16);
 }
 
+// Whatever fills a vector.
+template <class Element>
+EA_INLINE Vec load_bits(const Element* p) {
+  Vec v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class Element>
+EA_INLINE void store_bits(Element* p, Vec v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
 EA_INLINE void store_any(float* p, Vec v) { store(p, v); }
 EA_INLINE void store_one(float* p, float v) { *p = v; }
 EA_INLINE void store_one(uint16_t* p, float v) { *p = to_bf16(v); }
@@ -39,6 +52,23 @@ EA_INLINE VecHalf round_bf16(Vec v) {
   return __builtin_convertvector(v == v ? rounded : (upper | 0x40), VecHalf);
 #endif
 }
+
+// Pairs of bfloat16 in lanes of 32 bits, the even one in the lower half.
+EA_INLINE Vec join_bf16(Vec even, Vec odd) {
+#if defined(__AVX512BF16__)
+  const __m512i turns = (__m512i)(VecInt{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} +
+                                  (VecInt{16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29,
+                                          30, 31} << 16));
+  return (Vec)_mm512_permutexvar_epi16(turns, (__m512i)_mm512_cvtne2ps_pbh((__m512)odd,
+                                                                           (__m512)even));
+#else
+  const VecInt low = __builtin_convertvector(round_bf16(even), VecInt);
+  return (Vec)(low | (__builtin_convertvector(round_bf16(odd), VecInt) << 16));
+#endif
+}
+
+EA_INLINE Vec even_of(Vec pairs) { return (Vec)((VecInt)pairs << 16); }
+EA_INLINE Vec odd_of(Vec pairs) { return (Vec)((VecInt)pairs & (VecInt{} + (int32_t)0xffff0000)); }
 
 EA_INLINE void store_any(uint16_t* p, Vec v) {
   const VecHalf half = round_bf16(v);
@@ -71,6 +101,17 @@ EA_INLINE Vec every_other(Vec a, Vec b) { return EA_SHUFFLE(a, b, 1, 3, 5, 7, 9,
 EA_INLINE Vec every_second(Vec a, Vec b) { return EA_SHUFFLE(a, b, 0, 2, 4, 6); }
 EA_INLINE Vec every_other(Vec a, Vec b) { return EA_SHUFFLE(a, b, 1, 3, 5, 7); }
 #endif
+
+// All elements of `a` but the first, and then `last`.
+EA_INLINE Vec push(Vec a, Vec last) {
+#if EA_LANES == 16
+  return EA_SHUFFLE(a, last, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+#elif EA_LANES == 8
+  return EA_SHUFFLE(a, last, 1, 2, 3, 4, 5, 6, 7, 8);
+#else
+  return EA_SHUFFLE(a, last, 1, 2, 3, 4);
+#endif
+}
 
 // Elements of two vectors in turn: the first and the second half of the result.
 #if EA_LANES == 16

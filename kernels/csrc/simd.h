@@ -20,6 +20,7 @@
 #define EA_LANES 4
 #define EA_REGISTERS 32
 #else
+#include <immintrin.h>
 #define EA_LANES 4
 #define EA_REGISTERS 16
 #endif
@@ -41,6 +42,26 @@ EA_INLINE Vec load(const float* p) {
 }
 
 EA_INLINE void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// Not to the caches, for what they could not hold until it is read: where it is written to whole
+// lines of 64 bytes, memory need not be read first. Other threads see it after flush_stores().
+EA_INLINE void store_past_caches(float* p, Vec v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, (__m256)v);
+#elif defined(__x86_64__)
+  _mm_stream_ps(p, (__m128)v);
+#else
+  store(p, v);
+#endif
+}
+
+EA_INLINE void flush_stores() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
 
 EA_INLINE Vec splat(float x) { return x - Vec{}; }
 

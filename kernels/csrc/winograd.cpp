@@ -2,12 +2,12 @@
 // (conv.cpp) has 144, and additions instead. Float32, stride 1; the transposed one as well, which is
 // a convolution with the kernel turned around.
 //
-// A task transforms the input of its squares, channel by channel through the L1 cache, to 36 parts
-// that stay in the L2 cache. Each part is a matrix product, for which conv_tile.h does, a tile of
-// channels and a few vectors of squares at a time. Then the 36 results are transformed back and
-// finished.
-#include "conv_finish.h"
-#include "winograd_transform.h"
+// A task transforms the input of its squares to 36 parts that stay in the L2 cache, those of a
+// channel next to each other: they are written at once, and to as many pages of memory as there are
+// parts it would take twice the time. Each part is a matrix product, for which conv_tile.h does, a
+// tile of channels and a few vectors of squares at a time. Then the 36 results are transformed back
+// and finished (winograd_finish.h).
+#include "winograd_finish.h"
 
 namespace edgeadapt {
 namespace EA_LEVEL {
@@ -38,18 +38,22 @@ static inline void finish_squares(const Work& work, const float* products, const
                                   int64_t channel, Place place) {
   const Finish& finish = *work.finish;
   const Plane& y = finish.y;
-  const bool whole = place.row + square <= y.height && place.column + square * lanes <= y.width;
-  const bool straight = finish.alone && finish.single && whole;
   constexpr int64_t across = square * lanes, row_pitch = channels * across;
-  float* to = work.joined;
-  if (straight) to = static_cast<float*>(locate_y(finish, channel, place.row, place.column));
-  const float slope = straight && finish.has_slope ? finish.slope : 1.0f;
-  for (int64_t i = 0; i < channels; i++) {
-    transform_output(to, straight ? y.row_stride : row_pitch, products + i * vectors * lanes,
-                     channels * vectors * lanes, bias[i], slope);
-    to += straight ? y.channel_stride : across;
+  constexpr int64_t step = vectors * lanes, pitch = channels * step;
+  const bool whole = place.row + square <= y.height && place.column + across <= y.width;
+  if (whole && (finish.single || finish.half)) {
+    for (int64_t i = 0; i < channels; i++, products += step) {
+      if (finish.single)
+        finish_whole_squares<float>(finish, products, pitch, bias[i], channel + i, place.row,
+                                    place.column);
+      else
+        finish_whole_squares<uint16_t>(finish, products, pitch, bias[i], channel + i, place.row,
+                                       place.column);
+    }
+    return;
   }
-  if (straight) return;
+  for (int64_t i = 0; i < channels; i++)
+    join_squares(work.joined + i * across, row_pitch, products + i * step, pitch, bias[i]);
   for (int64_t part = 0; part < square * square; part++) {
     const int64_t row = place.row + part / square, column = place.column + part % square * lanes;
     const int64_t left = y.width - column;
@@ -84,7 +88,7 @@ static inline void run_squares(const Work& work, const float* weights, const flo
   for (int64_t j = 0; j < vectors; j++) {
     const int64_t index = first + (j < count ? j : count - 1);
     places[j] = find_place(work, index);
-    x[j] = work.transformed + index * lanes;
+    x[j] = work.transformed + index * plan.vector_pitch;
     outlet.to[j] = work.products + j * lanes;
   }
   for (int64_t part = 0; part < parts; part++) {
@@ -92,7 +96,7 @@ static inline void run_squares(const Work& work, const float* weights, const flo
     convolve_tile<channels, vectors>(outlet, x, inputs, weights, none);
     for (int64_t j = 0; j < vectors; j++) {
       outlet.to[j] = static_cast<float*>(outlet.to[j]) + channels * vectors * lanes;
-      x[j] += plan.part_pitch;
+      x[j] += lanes;
     }
     weights += plan.inputs * channels;
   }
@@ -139,20 +143,34 @@ static void run_tiles(const Work& work) {
   }
 }
 
+// One channel of a vector of squares of each row of the task: from where it lies in memory, or by
+// way of a copy that has the zeros around the image.
+static void transform_vector(const Work& work, int64_t channel, int64_t vector) {
+  const WinogradPlan& plan = *work.plan;
+  float* const to = work.transformed + channel * plan.channel_pitch + vector * plan.vector_pitch;
+  const int64_t next = work.vectors * plan.vector_pitch;
+  const int64_t top = square * work.first_row + plan.top;
+  const int64_t left = square * lanes * (work.first_vector + vector) + plan.left;
+  const int64_t high = square * work.rows + 2, wide = square * lanes + 2;
+  int64_t within = channel;
+  const Plane& x = find_source(work.args->sources, &within);
+  if (top < 0 || left < 0 || top + high > x.height || left + wide > x.width) {
+    const Window window{top, left, high, wide, 1, 0, plan.row_pitch, 0};
+    pack_block(work.input, work.args->sources, channel, 1, window);
+    transform_squares(to, work.input, plan.row_pitch, work.rows, next);
+    return;
+  }
+  const int64_t at = within * x.channel_stride + top * x.row_stride + left;
+  if (x.dtype == F32)
+    transform_squares(to, static_cast<const float*>(x.data) + at, x.row_stride, work.rows, next);
+  else
+    transform_squares(to, static_cast<const uint16_t*>(x.data) + at, x.row_stride, work.rows, next);
+}
+
 static void transform_task(const Work& work) {
   const WinogradPlan& plan = *work.plan;
-  const Window window{square * work.first_row + plan.top,
-                      square * lanes * work.first_vector + plan.left,
-                      square * work.rows + 2,
-                      work.vectors * lanes + 1,
-                      square,
-                      0,
-                      plan.row_pitch,
-                      plan.phase_pitch};
   for (int64_t c = 0; c < plan.inputs; c++) {
-    pack_block(work.input, work.args->sources, c, 1, window);
-    transform_channel(work.transformed + c * plan.channel_pitch, work.input, plan, work.rows,
-                      work.vectors);
+    for (int64_t v = 0; v < work.vectors; v++) transform_vector(work, c, v);
     work.offsets[c] = c * plan.channel_pitch;
   }
 }
@@ -177,12 +195,14 @@ static void run_task(const ConvArgs& args, const WinogradPlan& plan, const Finis
   work.transformed = reinterpret_cast<float*>(memory += plan.input_bytes);
   transform_task(work);
   run_tiles(work);
+  if (finish.stream) flush_stores();
 }
 
 static void winograd(const void* arguments, Team& team) {
   const ConvArgs& args = *static_cast<const ConvArgs*>(arguments);
   const WinogradPlan plan = make_winograd_plan(args, team.size());
-  const Finish finish = make_finish(args);
+  Finish finish = make_finish(args);
+  finish.stream = may_stream(finish.y);
   parallel(team, plan.bands * plan.blocks_across, [&](int64_t task, int64_t thread) {
     run_task(args, plan, finish, task, thread);
   });

@@ -26,31 +26,43 @@ EA_INLINE Six transform_input(const Vec (&x)[side]) {
               near2 * far2 * x[1] + (x[5] - (near2 + far2) * x[3])}};
 }
 
-// One channel: `from` has the columns of each of four phases apart and begins with the first
-// square's window.
-static inline void transform_channel(float* __restrict__ to, const float* __restrict__ from,
-                                     const WinogradPlan& plan, int64_t rows, int64_t vectors) {
-  const auto read = [&](int64_t row, int64_t v) {
-    const float* x = from + row * plan.row_pitch + v * lanes;
-    const int64_t pitch = plan.phase_pitch;
-    return transform_input({load(x), load(x + pitch), load(x + 2 * pitch), load(x + 3 * pitch),
-                            load(x + 1), load(x + pitch + 1)});
-  };
-  for (int64_t v = 0; v < vectors; v++) {
-    Six x[side];
-    x[4] = read(0, v);
-    x[5] = read(1, v);
-    for (int64_t r = 0; r < rows; r++) {
-      x[0] = x[4];
-      x[1] = x[5];
-      for (int64_t i = 2; i < side; i++) x[i] = read(square * r + i, v);
-      float* part = to + (r * vectors + v) * lanes;
-      for (int64_t b = 0; b < side; b++, part += plan.part_pitch) {
-        const Six down = transform_input({x[0].part[b], x[1].part[b], x[2].part[b], x[3].part[b],
-                                          x[4].part[b], x[5].part[b]});
-        for (int64_t a = 0; a < side; a++)
-          store(part + side * a * plan.part_pitch, down.part[a]);
-      }
+// The inputs of `lanes` squares in one row, which begin at p and of which neighbours share two.
+EA_INLINE Six read_row(const float* p) {
+  Vec x[square] = {load(p), load(p + lanes), load(p + 2 * lanes), load(p + 3 * lanes)};
+  take_apart(x);
+  const float* const next = p + square * lanes;
+  return transform_input(
+      {x[0], x[1], x[2], x[3], push(x[0], splat(next[0])), push(x[1], splat(next[1]))});
+}
+
+EA_INLINE Six read_row(const uint16_t* p) {
+  const Vec some = load_bits(p), more = load_bits(p + 2 * lanes);
+  const Vec first = every_second(some, more), second = every_other(some, more);
+  int32_t next;
+  __builtin_memcpy(&next, p + square * lanes, sizeof next);
+  const Vec third = push(first, (Vec)(VecInt{} + next));
+  return transform_input({even_of(first), odd_of(first), even_of(second), odd_of(second),
+                          even_of(third), odd_of(third)});
+}
+
+// One channel of a vector of squares of each of `rows` rows; `from` is where the first window
+// begins. Parts of the next row are `next` further.
+template <class Element>
+static inline void transform_squares(float* __restrict__ to, const Element* __restrict__ from,
+                                     int64_t row_pitch, int64_t rows, int64_t next) {
+  Six x[side];
+  x[4] = read_row(from);
+  x[5] = read_row(from + row_pitch);
+  for (int64_t r = 0; r < rows; r++, to += next) {
+    from += square * row_pitch;
+    x[0] = x[4];
+    x[1] = x[5];
+    for (int64_t i = 2; i < side; i++) x[i] = read_row(from + (i - square) * row_pitch);
+    float* part = to;
+    for (int64_t b = 0; b < side; b++, part += lanes) {
+      const Six down = transform_input({x[0].part[b], x[1].part[b], x[2].part[b], x[3].part[b],
+                                        x[4].part[b], x[5].part[b]});
+      for (int64_t a = 0; a < side; a++) store(part + side * a * lanes, down.part[a]);
     }
   }
 }
@@ -67,33 +79,27 @@ EA_INLINE Four transform_products(const Vec (&m)[side]) {
                near * near2 * near_difference + far * far2 * far_difference + m[5]}};
 }
 
-// One vector of squares of one channel, whose parts are `pitch` apart: four vectors of each of four
-// rows. A slope other than one is LeakyReLU's.
-static inline void transform_output(float* to, int64_t row_pitch,
-                                    const float* __restrict__ products, int64_t pitch, float bias,
-                                    float slope) {
-  Four x[side];
+// One vector of squares of one channel, whose parts are `pitch` apart, along the columns.
+struct Columns {
+  Four part[side];
+};
+
+EA_INLINE Columns transform_columns(const float* __restrict__ products, int64_t pitch) {
+  Columns x;
   for (int64_t b = 0; b < side; b++, products += pitch) {
     const int64_t down = side * pitch;
-    x[b] = transform_products({load(products), load(products + down), load(products + 2 * down),
-                               load(products + 3 * down), load(products + 4 * down),
-                               load(products + 5 * down)});
+    x.part[b] =
+        transform_products({load(products), load(products + down), load(products + 2 * down),
+                            load(products + 3 * down), load(products + 4 * down),
+                            load(products + 5 * down)});
   }
-  const Vec more = splat(bias);
-  for (int64_t r = 0; r < square; r++, to += row_pitch) {
-    Four y = transform_products({x[0].part[r], x[1].part[r], x[2].part[r], x[3].part[r],
-                                 x[4].part[r], x[5].part[r]});
-    for (Vec& each : y.part) {
-      each += more;
-      if (slope != 1.0f) each = leaky(each, slope);
-    }
-    const Vec even = mix_low(y.part[0], y.part[2]), odd = mix_low(y.part[1], y.part[3]);
-    const Vec even2 = mix_high(y.part[0], y.part[2]), odd2 = mix_high(y.part[1], y.part[3]);
-    store(to, mix_low(even, odd));
-    store(to + lanes, mix_high(even, odd));
-    store(to + 2 * lanes, mix_low(even2, odd2));
-    store(to + 3 * lanes, mix_high(even2, odd2));
-  }
+  return x;
+}
+
+// Row r of the squares, the columns 0, 1, 2 and 3 of each.
+EA_INLINE Four transform_row(const Columns& x, int64_t r) {
+  return transform_products({x.part[0].part[r], x.part[1].part[r], x.part[2].part[r],
+                             x.part[3].part[r], x.part[4].part[r], x.part[5].part[r]});
 }
 
 EA_INLINE Six transform_weights(Vec a, Vec b, Vec c) {
