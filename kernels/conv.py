@@ -161,12 +161,12 @@ def _work(spec: ConvSpec, inputs: int, outputs: int, size: tuple[int, int], lane
     products = inputs * outputs
     if spec.algorithm == "winograd":
         squares = -(-size[0] // 4) * -(-size[1] // (4 * lanes))  # of 4 x 4, in vectors
-        return squares * (36 * products + 530 * inputs + 170 * outputs)
+        return squares * (36 * products + 400 * inputs + 220 * outputs)
     rows = size[0] * -(-size[1] // lanes)
     taps = prod(spec.kernel)
     if spec.compute == "bf16":
-        return rows * (taps / 2 * products + 15 * inputs + 15 * outputs)
-    return rows * (taps * products + 5 * inputs + 8 * outputs)
+        return rows * (taps / 2 * products + 5 * inputs + 13 * outputs)
+    return rows * (taps * products + 8 * inputs + 12 * outputs)
 
 
 def conv(
