@@ -8,11 +8,13 @@
 // and q + 4 of tf32): one load without bank conflicts where neighbours are a step of 1 apart. The
 // columns of B are ordered so that a thread's sums are 2 * tiles neighbouring channels of y.
 //
-// `down` taps that follow each other down a column of the kernel share what is loaded of A: a row of
-// the window serves `down` rows of y. 3x3 16 -> 16 at 1280x720 in f16 moves 59 MB, 12.3 us at 4.8
-// TB/s (H200) and 0.29 ms at 204.8 GB/s (AGX Orin), and computes 4.2 GFLOP, 4.3 us at 989 TFLOP/s
-// and 0.10 ms at 42.6: memory decides, if shared memory does not. Loading A for each tap would read
-// 265 MB of it (9 us on H200), with down = 3 half of that.
+// Weights are there for `down` rows of taps at a time. If these are all there are, and neighbours,
+// they share what is loaded of A: a row of the window serves `down` rows of y.
+//
+// 3x3 16 -> 16 at 1280x720 in f16 moves 59 MB, 12.3 us at 4.8 TB/s (H200) and 0.29 ms at 204.8 GB/s
+// (AGX Orin), and computes 4.2 GFLOP, 4.3 us at 989 TFLOP/s and 0.10 ms at 42.6: memory decides, if
+// shared memory does not. Loading A for each tap would read 265 MB of it (9 us on H200), with down =
+// 3 half of that.
 #pragma once
 
 #include "conv_stage.cuh"
@@ -45,7 +47,7 @@ struct HalfMath {
   using Raw = T;
   using Unit = Packet<16>;
   static constexpr int count = 8;  // of the window in a unit
-  static constexpr int batch = 4;
+  static constexpr int batch = 5;
   static constexpr int depth = 4;  // input channels of a thread
   uint32_t* window;
 
@@ -101,7 +103,7 @@ struct Bf16Math : HalfMath<Bfloat> {
 struct Tf32Math {
   using Raw = void;  // even floats are rounded
   using Unit = Packet<16>;
-  static constexpr int count = 4, batch = 4, depth = 2;
+  static constexpr int count = 4, batch = 5, depth = 2;
   uint32_t* window;
 
   EA_DEVICE static Unit unit(const float (&values)[count]) {
@@ -133,18 +135,18 @@ struct Tf32Math {
   }
 };
 
-// B of one chunk, for every tap of a phase: (tap, part, tile, thread) pairs of words.
-template <class Math, int tiles>
+// B of one chunk, for `down` rows of taps from `row` on: (tap, part, tile, thread) pairs of words.
+template <class Math, int tiles, int down>
 EA_DEVICE void stage_fragments(const ConvArgs& args, const ConvTile& tile, const ConvAxis& rows,
-                               const ConvAxis& columns, int first, uint32_t* fragments) {
+                               const ConvAxis& columns, int first, int row, uint32_t* fragments) {
   const ConvCommon& common = args.common;
   const int eights = tiles * args.parts, taps_across = columns.taps;
-  const int items = 4 * eights * (int)rows.taps * taps_across;
+  const int items = 4 * eights * down * taps_across;
   const int64_t kernel_rows = args.kernel_rows, stride = common.padded_channels;
   for (int item = threadIdx.x; item < items; item += blockDim.x) {
     const int q = item % 4, eight = item / 4 % eights, tap = item / 4 / eights;
-    const int down = tap / taps_across, across = tap - down * taps_across;
-    const int64_t u = rows.first_tap + down * rows.tap_step;
+    const int below = tap / taps_across, across = tap - below * taps_across;
+    const int64_t u = rows.first_tap + (row + below) * rows.tap_step;
     const int64_t v = columns.first_tap + across * columns.tap_step;
     const int channel = tile.channel + 8 * eight, input = first + q * Math::depth;
     const int64_t matrix = (tile.group * kernel_rows + u) * args.kernel_columns + v;
@@ -176,38 +178,37 @@ EA_DEVICE MmaWarp mma_warp(const ConvArgs& args) {
           lane % 4};
 }
 
+// `down` rows of taps from `first` on.
 template <class Math, int tiles, int down>
-EA_DEVICE void mma_chunk(const ConvArgs& args, const MmaWarp& warp, const ConvAxis& rows,
-                         const ConvAxis& columns, const uint32_t* window,
-                         const uint32_t* fragments, float (&sums)[mma_rows][tiles][4]) {
+EA_DEVICE void mma_taps(const ConvArgs& args, const MmaWarp& warp, const ConvAxis& rows,
+                        const ConvAxis& columns, int first, const uint32_t* window,
+                        const uint32_t* fragments, float (&sums)[mma_rows][tiles][4]) {
   const int row_step = args.row_step, column_step = args.column_step;
   const int pitch = (int)args.window_columns * chunk_words, across = columns.taps;
   const int parts = args.parts, lane = warp.group * 4 + warp.pair;
-  for (int u = 0; u < rows.taps; u += down) {
-    const int row = warp.row * row_step + (int)(rows.offset + u * rows.offset_step);
-    for (int v = 0; v < across; ++v) {
-      const int column = (warp.column + warp.group) * column_step +
-                         (int)(columns.offset + v * columns.offset_step);
-      uint32_t b[down][tiles][2];
+  const int row = warp.row * row_step + (int)(rows.offset + first * rows.offset_step);
+  for (int v = 0; v < across; ++v) {
+    const int column = (warp.column + warp.group) * column_step +
+                       (int)(columns.offset + v * columns.offset_step);
+    uint32_t b[down][tiles][2];
 #pragma unroll
-      for (int i = 0; i < down * tiles; ++i) {
-        const int tap = (u + i / tiles) * across + v;
-        const int at = (tap * parts + warp.part) * tiles + i % tiles;
-        uint32_t(&pair)[2] = b[i / tiles][i % tiles];
-        load_words(fragments + at * fragment_words + lane * 2, pair[0], pair[1]);
-      }
-      const uint32_t* place = window + row * pitch + column * chunk_words + warp.pair * 2;
+    for (int i = 0; i < down * tiles; ++i) {
+      const int tap = i / tiles * across + v;
+      const int at = (tap * parts + warp.part) * tiles + i % tiles;
+      uint32_t(&pair)[2] = b[i / tiles][i % tiles];
+      load_words(fragments + at * fragment_words + lane * 2, pair[0], pair[1]);
+    }
+    const uint32_t* place = window + row * pitch + column * chunk_words + warp.pair * 2;
 #pragma unroll
-      for (int i = 0; i < mma_rows + down - 1; ++i) {
-        uint32_t a[4];
-        load_words(place + i * row_step * pitch, a[0], a[2]);
-        load_words(place + i * row_step * pitch + 8 * column_step * chunk_words, a[1], a[3]);
+    for (int i = 0; i < mma_rows + down - 1; ++i) {
+      uint32_t a[4];
+      load_words(place + i * row_step * pitch, a[0], a[2]);
+      load_words(place + i * row_step * pitch + 8 * column_step * chunk_words, a[1], a[3]);
 #pragma unroll
-        for (int tap = 0; tap < down; ++tap) {
-          if (i < tap || i - tap >= mma_rows) continue;
+      for (int tap = 0; tap < down; ++tap) {
+        if (i < tap || i - tap >= mma_rows) continue;
 #pragma unroll
-          for (int t = 0; t < tiles; ++t) Math::product(sums[i - tap][t], a, b[tap][t]);
-        }
+        for (int t = 0; t < tiles; ++t) Math::product(sums[i - tap][t], a, b[tap][t]);
       }
     }
   }
@@ -256,11 +257,14 @@ EA_DEVICE void mma_phase(const ConvArgs& args, const ConvTile& tile, const ConvA
   Math cell;
   cell.window = window;
   for (int first = 0; first < args.common.in_channels; first += 2 * Math::count) {
-    __syncthreads();  // all have read what lies there
+    __syncthreads();  // all have read the window
     if (!staged) conv_stage(args, tile, first, cell);
-    stage_fragments<Math, tiles>(args, tile, rows, columns, first, fragments);
-    __syncthreads();
-    mma_chunk<Math, tiles, down>(args, warp, rows, columns, window, fragments, sums);
+    for (int u = 0; u < (down > 1 ? down : rows.taps); u += down) {
+      if (u > 0) __syncthreads();  // all have read the weights
+      stage_fragments<Math, tiles, down>(args, tile, rows, columns, first, u, fragments);
+      __syncthreads();
+      mma_taps<Math, tiles, down>(args, warp, rows, columns, u, window, fragments, sums);
+    }
   }
   mma_finish<tiles>(args, tile, warp, rows, columns, channel, sums);
 }

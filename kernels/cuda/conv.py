@@ -119,10 +119,12 @@ class Family:
                 yield from ((n // parts, 32, parts) for n in (32, 16, 8, 4) if n >= parts)
             parts //= 2
 
-    def shared_bytes(self, tile: Tile, taps: int) -> int:
+    def shared_bytes(self, tile: Tile, rows: Axis, columns: Axis) -> int:
         """Of a block: the window and the weights of a chunk of channels."""
-        if self.tensor_cores:
+        if self.tensor_cores:  # weights of some rows of taps
+            taps = self.shared_taps * columns.taps
             return 32 * (tile.pixels + taps * tile.parts * self.channels)
+        taps = rows.taps * columns.taps
         pitch = -(-tile.window[1] // 4) * 4
         plane = tile.window[0] * pitch // 8 * 8 + 12
         return 32 * (plane + taps * tile.parts * self.channels)
@@ -230,8 +232,8 @@ def _tile(family: Family, common: CommonArgs, rows: Axis, columns: Axis, group: 
 
     def time(tile: Tile) -> float:
         blocks = prod(tile.blocks(rows, columns)) * _channel_blocks(family, common, tile) * group
-        sums = tile.rows * tile.columns * tile.parts * family.channels * rows.taps * columns.taps
-        staged = family.shared_bytes(tile, rows.taps * columns.taps)
+        weights = tile.parts * family.channels * rows.taps * columns.taps
+        sums, staged = tile.rows * tile.columns * weights, 32 * (tile.pixels + weights)
         return max(blocks, ENOUGH_BLOCKS) * (staged + sums * (0.3 if family.tensor_cores else 6))
 
     return min(fitting, key=time, default=None)
@@ -241,7 +243,7 @@ def _fits(family: Family, common: CommonArgs, rows: Axis, columns: Axis, tile: T
     """Whether a block holds it, within what csrc/conv_stage.cuh counts in 32 bits."""
     down, across = tile.blocks(rows, columns)
     return (
-        family.shared_bytes(tile, rows.taps * columns.taps) <= POOL_BYTES[family.shared_taps]
+        family.shared_bytes(tile, rows, columns) <= POOL_BYTES[family.shared_taps]
         and tile.pixels * tile.window[1] < 2**20
         and all(_reach(source, tile.window) < 2**31 for source in common.sources)
         and across <= MAX_GRID[1]

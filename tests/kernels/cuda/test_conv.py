@@ -244,6 +244,48 @@ def test_every_image_has_its_own_strides(name, compute, layouts, run, guarded):
     problem.check(problem.run(run, **operands), **operands)
 
 
+def test_gaps_behind_channels_are_no_part_of_a_vector(run, guarded):
+    padded = Layout((0, 2, 3, 1), (1, 1, 1, 1), (0, 2, 0, 0), 0)
+    for compute, outputs in (("f16", 10), ("f32", 6)):
+        problem = Problem(Case((6,), outputs, (5, 9)), guarded, compute, ("f16",), (padded,))
+        operands = problem.operands()
+        assert problem.work(**operands).launches[0].arguments.common.vectors == 0b111110001
+        problem.check(problem.run(run, **operands), **operands)
+
+
+@pytest.mark.parametrize("compute", ["f32", "f16"])
+def test_a_group_reads_no_channels_of_others(compute, run, guarded):
+    # 12 channels of a group end within a vector of 8 of them.
+    problem = Problem(Case((24,), 16, (5, 9), same(3, group=2)), guarded, compute, ("f16",))
+    problem.x[0][:, 12:] = np.inf
+    run(lambda scratch: problem.work())
+    assert np.isfinite(wide(problem.y[:, :8])).all()
+    assert not np.isfinite(wide(problem.y[:, 8:])).any()
+
+
+LARGE = {
+    "one chunk": Case((16,), 16, (16, 32)),
+    "chunks": Case((24, 8), 64, (8, 32)),
+    "1x1": Case((40,), 64, (8, 32), same(1)),
+    "5x5": Case((19,), 16, (16, 32), same(5)),
+    "stride 2": Case((24,), 64, (16, 64), same(3, strides=(2, 2))),
+    "stride 2, 4x4": Case((24,), 16, (32, 64), ConvSpec((4, 4), (2, 2), (1, 1))),
+    "transposed": Case((24,), 64, (8, 32), TRANSPOSED),
+    "transposed, one chunk": Case((8,), 16, (16, 32), TRANSPOSED),
+}
+
+
+@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE)
+@pytest.mark.parametrize("compute", ["f32", "f16"])
+def test_blocks_of_many_threads(case, compute, run, guarded, monkeypatch):
+    # Small images get small blocks, unless the device is small.
+    monkeypatch.setattr("edgeadapt.kernels.cuda.conv.ENOUGH_BLOCKS", 1)
+    problem = Problem(case, guarded, compute, ("f16", "f32"))
+    assert problem.work().launches[0].block[0] >= 128
+    operands = problem.operands()
+    problem.check(problem.run(run, **operands), **operands)
+
+
 def test_images_are_read_in_vectors_where_they_may_be():
     def vectors(address=256, row=640, pixel=16, channel=1, dtype="f16", spec=None, outputs=16):
         spec = spec or same(3, compute="f16")
@@ -274,7 +316,7 @@ def test_each_operand_alone(compute, case, name, run, guarded):
     operands = problem.operands()
     chosen = {k: v for k, v in operands.items() if k == name or (name, k) == ("mask", "mask_slope")}
     if name == "slope":
-        chosen["slope"] = -1.5  # not the larger of v and slope * v
+        chosen["slope"] = 1.5  # not the larger of v and slope * v
     problem.check(problem.run(run, **chosen), **chosen)
 
 
