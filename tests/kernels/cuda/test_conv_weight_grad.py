@@ -74,10 +74,13 @@ CASES = {
     ),
     "strides 3 and 1": Case((9,), 8, (20, 20), (7, 19), (2, 4), (3, 1), (1, 1)),
     "stride over the kernel": Case((8,), 8, (20, 50), (5, 10), (2, 2), (4, 5), (0, 0), bias_of="x"),
-    "large stride": Case((8,), 8, (80, 90), (2, 3), (2, 3), (40, 33), (0, 0), bias_of="x"),
+    "large stride": Case((8,), 8, (81, 90), (2, 3), (2, 3), (40, 33), (0, 0), bias_of="x"),
     "dilated": Case((8,), 8, (21, 30), (17, 26), dilations=(3, 2), pads=(1, 0)),
     "dilated, stride 2": Case((8,), 12, (21, 30), (10, 14), (3, 4), (2, 2), (2, 2), (3, 2)),
     "widely dilated": Case((8,), 8, (50, 99), (50, 99), dilations=(20, 45), pads=(20, 45)),
+    "more taps than warps": Case(
+        (8,), 8, (9, 70), (9, 70), (2, 40), pads=(0, 20), dilations=(2, 3)
+    ),
     "asymmetric pads": Case((8,), 8, (15, 15), (17, 13), pads=(3, 0)),
     "negative pads": Case((8,), 8, (15, 35), (9, 27), pads=(-2, -3), bias_of="x"),
     "grad_y beyond x": Case((9,), 8, (4, 5), (12, 19), pads=(2, 3), bias_of="x"),
