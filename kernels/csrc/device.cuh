@@ -25,6 +25,9 @@ using uint64_t = unsigned long long;
 
 // EA_SHARED(float, tile, [8][33]): memory of the block, undefined at first.
 #define EA_SHARED(type, name, extents) __shared__ __align__(16) type name extents
+
+// What must be true; only the host looks.
+#define EA_REQUIRE(condition)
 #endif
 
 namespace edgeadapt {
@@ -215,6 +218,7 @@ template <int count, class T>
 EA_DEVICE void load(const T* p, float (&values)[count]) {
   constexpr int bytes = count * sizeof(T) < 16 ? count * sizeof(T) : 16;
   constexpr int each = bytes / sizeof(T);
+  EA_REQUIRE(aligned(p, bytes));
 #pragma unroll
   for (int first = 0; first < count; first += each) {
     const Packet<bytes> packet = *reinterpret_cast<const Packet<bytes>*>(p + first);
@@ -229,6 +233,7 @@ template <int count, class T>
 EA_DEVICE void store(T* p, const float (&values)[count]) {
   constexpr int bytes = count * sizeof(T) < 16 ? count * sizeof(T) : 16;
   constexpr int each = bytes / sizeof(T);
+  EA_REQUIRE(aligned(p, bytes));
 #pragma unroll
   for (int first = 0; first < count; first += each) {
     T part[each];

@@ -172,7 +172,7 @@ def _compile_all(
         codes += ["-gencode", f"arch={virtual},code=[{one}{also}]"]
     command = [*nvcc, *_NVCC_FLAGS, *codes, "-fatbin"]
 
-    def one(source: Path) -> dict[str, Any]:
+    def compiled(source: Path) -> dict[str, Any]:
         made = objects / f"{source.stem}.fatbin"
         key = key_of(source)
         mark = hashlib.sha256(f"{key} {version} {shlex.join(command)}".encode()).hexdigest()
@@ -189,7 +189,7 @@ def _compile_all(
         return {"key": key, "kernels": kernels}
 
     with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
-        made = dict(zip([s.stem for s in sources], pool.map(one, sources), strict=True))
+        made = dict(zip([s.stem for s in sources], pool.map(compiled, sources), strict=True))
     names = [name for record in made.values() for name in record["kernels"]]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

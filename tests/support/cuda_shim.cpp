@@ -304,6 +304,11 @@ bool SharedMemory::intact() const {
 
 int lane() { return current % 32; }
 
+void stop(const char* text, const char* file, int line) {
+  fail(text, file, line);
+  for (;;) pause();
+}
+
 void wait_for_block(const char* file, int line) {
   wait(State::in_block, waiting, 0, static_cast<int>(threads.size()), file, line);
 }
@@ -312,8 +317,7 @@ const Slot* exchange(unsigned mask, const void* mine, size_t bytes, const char* 
   Warp& warp = warps[current / 32];
   const int first = current / 32 * 32;
   if (mask != 0xffffffff || first + 32 > static_cast<int>(threads.size())) {
-    fail("calls a warp function without all 32 threads", file, line);
-    for (;;) pause();
+    stop("calls a warp function without all 32 threads", file, line);
   }
   const Slot* slots = warp.slots[warp.turn];
   if (bytes != 0) memcpy(warp.slots[warp.turn][current % 32].bytes, mine, bytes);

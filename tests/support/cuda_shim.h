@@ -66,6 +66,8 @@ struct Shared {
   SharedMemory use;
 };
 
+// The launch has failed: this thread does nothing more.
+void stop(const char* text, const char* file, int line);
 void wait_for_block(const char* file, int line);
 // What each of the 32 threads of this warp hands over, up to 48 bytes: valid until the next call.
 constexpr int most_exchanged = 48;
@@ -177,3 +179,6 @@ inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
   static ::edgeadapt::host::Shared<name##_type> name##_memory(#name);   \
   name##_memory.use.use();                                              \
   name##_type& name = name##_memory.value
+
+#define EA_REQUIRE(condition) \
+  if (!(condition)) ::edgeadapt::host::stop("finds untrue: " #condition, __FILE__, __LINE__)

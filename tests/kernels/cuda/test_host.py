@@ -132,6 +132,14 @@ def test_several_elements_are_moved_at_once(run, guarded, rng, each, dtype):
     np.testing.assert_array_equal(y, x)
 
 
+def test_several_elements_at_once_are_aligned(run, guarded):
+    x, y = guarded((12,), fill=0.0), guarded((12,))
+    with pytest.raises(
+        HostError, match=r"finds untrue: aligned\(p, bytes\) at .*device.cu"
+    ):
+        run(lambda scratch: probe("move_4", x[1:], y, count=8, kind=DTYPES["f32"]))
+
+
 def test_warp_functions_and_sums(run, guarded, rng):
     values = rng.standard_normal(64).astype(np.float32)
     a, y, sums = guarded((64,), fill=values), guarded((5, 32)), guarded((64,))
