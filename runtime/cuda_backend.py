@@ -252,8 +252,12 @@ class CudaBackend:
             self._losses, self._loss_count = self._device.allocate(4 * room), room
 
     def _forget(self) -> None:
-        """Drop programs that are bound to memory, and the graphs recorded of them."""
-        self._wait()
+        """Drop programs that are bound to memory, and the graphs recorded of them.
+
+        Nothing is running afterwards, a picture's conversion included: memory may be freed.
+        """
+        self._device.synchronize()
+        self._pending = False
         while self._placed:
             self._placed.popitem()[1].close()
 

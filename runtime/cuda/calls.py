@@ -131,11 +131,13 @@ def _conv(op: Op, memory: DeviceMemory, scratch: int) -> Work:
 def _pack_together(op: Op, memory: DeviceMemory, scratch: int) -> Work:
     tensors, y = memory.program.tensors, op.outputs["y"]
     dtype = tensors[y].dtype
+    parameters = tensors[tensors[op.inputs["weight0"]].base].storage == "weights"
+    begin = memory.bases["weights"] if parameters else memory.address(op.inputs["weight0"])
     parts = []
     for number, part in enumerate(op.attributes["parts"]):
         weight = tensors[op.inputs[f"weight{number}"]]
         packed = pack_weights.PackedWeight(
-            weight.offset,
+            (memory.address(weight.name) - begin) // BYTES["f32"],
             part["offset"] * BYTES[dtype],
             weight.shape,  # type: ignore[arg-type]
             part["group"],
@@ -148,7 +150,7 @@ def _pack_together(op: Op, memory: DeviceMemory, scratch: int) -> Work:
         parts.append(packed)
     table = pack_weights.pack_table(parts)
     address = memory.hold(table.rows)
-    return pack_weights.pack_weights(memory.bases["weights"], memory.address(y), table, address)
+    return pack_weights.pack_weights(begin, memory.address(y), table, address)
 
 
 def _no_update(op: Op, memory: DeviceMemory, scratch: int) -> Work:

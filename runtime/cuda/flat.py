@@ -18,8 +18,9 @@ class Flat:
         self.weights, self.gradients, self.original = (
             device.allocate(weights.nbytes) for _ in range(3)
         )
-        self._weights_host, self._gradients_host = (
-            device.pinned(weights.shape, np.float32).array for _ in range(2)
+        # One more than there are arrays: what is uploaded must not be written meanwhile.
+        self._new_weights, self._weights_host, self._gradients_host = (
+            device.pinned(weights.shape, np.float32).array for _ in range(3)
         )
         self._parts: dict[str, list[slice]] = {}
         self.stale = True
@@ -31,8 +32,8 @@ class Flat:
     def upload_weights(self) -> None:
         """Bring the session's weights to the device if it has changed them."""
         if self.stale:
-            np.copyto(self._weights_host, self._session_weights)
-            self._device.upload(self.weights, self._weights_host)
+            np.copyto(self._new_weights, self._session_weights)
+            self._device.upload(self.weights, self._new_weights)
             self.stale = False
 
     def download_weights(self) -> None:

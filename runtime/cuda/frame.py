@@ -16,7 +16,6 @@ from edgeadapt.runtime.cuda.device import Device
 from edgeadapt.runtime.plan.ir import contiguous
 
 _WORD = 4  # bytes; rows of pixels begin at multiples of it
-_FINITE = {"how": "sum", "axes": (0, 1, 2, 3), "before": "abs", "scale": 0.0}
 
 
 class Screen:
@@ -37,21 +36,24 @@ class Screen:
             self._bytes_out = self._out.address or self._new(nbytes)
             self._found = self._new(8)  # how many values are no numbers; or 0, or no number
             self._said = device.pinned((1,), np.int64)
-            self._scratch, self._scratch_bytes = 0, 0
+            self._scratch = 0
+            works = [self._image_in(1, 1), self._image_out(height, width), self._sum()]
+            self._scratch = self._new(max(1, *(work.scratch_bytes for work in works)))
+            device.prepare({launch.kernel for work in works for launch in work.launches})
         except BaseException:
             self.close()
             raise
 
     def put(self, picture: U8) -> None:
         """Convert a picture that is padded to this size; the device may not be done with it."""
+        self._device.synchronize()  # it may still read what was interrupted before
         height, width = picture.shape[:2]
         pitch = _pitch(width)
         rows = self._in.array[: height * pitch].reshape(height, pitch)
         rows[:, : 3 * width] = np.ascontiguousarray(picture).reshape(height, 3 * width)
         if not self._mapped:
             self._device.upload(self._bytes_in, self._in.array[: height * pitch])
-        frame = image.FrameArgs(self._bytes_in, height, width, pitch)
-        run(self._device, image.image_in(frame, self._planes(self.image)).launches)
+        run(self._device, self._image_in(height, width).launches)
 
     def get(self, height: int, width: int) -> U8:
         """The upper left of the restoration.
@@ -60,10 +62,7 @@ class Screen:
             ArrayError: if a value is not a number.
         """
         pitch = _pitch(width)
-        frame = image.FrameArgs(self._bytes_out, height, width, pitch)
-        x = self._planes(self.restored)
-        self._run(image.image_out(x, frame, self._found))
-        self._run(image.image_out(x, frame, self._found, scratch=self._scratch), launch=True)
+        run(self._device, self._image_out(height, width).launches)
         if not self._mapped:
             self._device.download(self._out.array[: height * pitch], self._bytes_out)
         self._device.download(self._said.array, self._found)
@@ -79,12 +78,7 @@ class Screen:
 
     def is_finite(self) -> bool:
         """Whether every value of the restoration is: 0 times their sum is 0 then."""
-        shape = (1, 3, *self.size)
-        x = TensorArgs.at(self.restored, shape, contiguous(shape), "f32")
-        y = TensorArgs.at(self._found, (1, 1, 1, 1), (1, 1, 1, 1), "f32")
-        self._run(reduce.reduce(x, y, **_FINITE))  # type: ignore[arg-type]
-        work = reduce.reduce(x, y, **_FINITE, scratch=self._scratch)  # type: ignore[arg-type]
-        self._run(work, launch=True)
+        run(self._device, self._sum().launches)
         self._device.download(self._said.array, self._found)
         self._device.synchronize()
         return float(self._said.array.view(np.float32)[0]) == 0.0
@@ -95,13 +89,25 @@ class Screen:
             self._device.free(address)
         self._owned.clear()
 
-    def _run(self, work: Work, launch: bool = False) -> None:
-        """Run the launches, or see to the memory that they need."""
-        if launch:
-            run(self._device, work.launches)
-        elif work.scratch_bytes > self._scratch_bytes:
-            self._scratch = self._new(work.scratch_bytes)
-            self._scratch_bytes = work.scratch_bytes
+    def _image_in(self, height: int, width: int) -> Work:
+        frame = image.FrameArgs(self._bytes_in, height, width, _pitch(width))
+        return image.image_in(frame, self._planes(self.image))
+
+    def _image_out(self, height: int, width: int) -> Work:
+        """It needs most working memory for the largest picture."""
+        frame = image.FrameArgs(self._bytes_out, height, width, _pitch(width))
+        return image.image_out(
+            self._planes(self.restored), frame, self._found, scratch=self._scratch
+        )
+
+    def _sum(self) -> Work:
+        """0 if every value is finite, else not a number."""
+        shape = (1, 3, *self.size)
+        x = TensorArgs.at(self.restored, shape, contiguous(shape), "f32")
+        y = TensorArgs.at(self._found, (1, 1, 1, 1), (1, 1, 1, 1), "f32")
+        return reduce.reduce(
+            x, y, "sum", (0, 1, 2, 3), before="abs", scale=0.0, scratch=self._scratch
+        )
 
     def _new(self, nbytes: int) -> int:
         self._owned.append(self._device.allocate(nbytes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,37 +19,57 @@ PackedElements = Callable[[Op, Program], int]
 def pack_together(program: Program, packed_elements: PackedElements) -> Program:
     """Put one `pack_together` in front of everything, and let convolutions read parts of it.
 
-    A weight that several scales share, in the same way, is packed once.
+    A weight that several scales share, in the same way, is packed once. One that is no parameter,
+    because the program computes it or it is a constant, is packed before its first reader.
     """
-    convs = [op for op in program.ops if op.kind == "conv"]
-    if not convs:
-        return program
-    dtype = _DTYPES[convs[0].attributes.get("compute", "f32")]
-    parts: dict[tuple[Any, ...], dict[str, Any]] = {}
-    tensors = dict(program.tensors)
-    offset, step = 0, ALIGNMENT // BYTES[dtype]
-    for op in convs:
-        weight, key = op.inputs["weight"], _key(op)
-        if key not in parts:
-            count = packed_elements(op, program)
-            parts[key] = {name: op.attributes[name] for name in _SAME}
-            parts[key] |= {"weight": weight, "offset": offset, "count": count}
-            offset += -(-count // step) * step
-    whole = Tensor("packed..weights", (offset,), dtype)
-    tensors[whole.name] = whole
-    names = {}
-    for number, (key, part) in enumerate(parts.items()):
-        names[key] = f"{part['weight']}..packed{number}"
-        view = View(whole.name, part["offset"], (1,))
-        tensors[names[key]] = Tensor(names[key], (part["count"],), dtype, view=view)
-    inputs = {f"weight{n}": part.pop("weight") for n, part in enumerate(parts.values())}
-    origin = f"{len(parts)} orders of weights"
-    at = {"parts": tuple(parts.values())}
-    packing = Op("pack_together", inputs, {"y": whole.name}, at, origin)
-    ops = [
-        op.with_inputs(weight=names[_key(op)]) if op.kind == "conv" else op for op in program.ops
+    firsts: dict[tuple[Any, ...], Op] = {}
+    for op in program.ops:
+        if op.kind == "conv":
+            firsts.setdefault(_key(op), op)
+    parameters = [
+        op
+        for op in firsts.values()
+        if program.tensors[program.base(op.inputs["weight"])].storage == "weights"
     ]
-    return replace(program, tensors=tensors, ops=(packing, *ops))
+    tensors = dict(program.tensors)
+    names: dict[tuple[Any, ...], str] = {}
+    ops = []
+    if parameters:
+        ops.append(_packing(program, parameters, packed_elements, tensors, names))
+    for op in program.ops:
+        if op.kind == "conv":
+            if _key(op) not in names:
+                ops.append(_packing(program, [op], packed_elements, tensors, names))
+            op = op.with_inputs(weight=names[_key(op)])  # noqa: PLW2901
+        ops.append(op)
+    return replace(program, tensors=tensors, ops=tuple(ops))
+
+
+def _packing(
+    program: Program,
+    convs: Sequence[Op],
+    packed_elements: PackedElements,
+    tensors: dict[str, Tensor],
+    names: dict[tuple[Any, ...], str],
+) -> Op:
+    """The operation that packs the weights of ``convs``; adds tensors, and their names by key."""
+    dtype = _DTYPES[convs[0].attributes.get("compute", "f32")]
+    whole, step = f"packed..{len(names)}", ALIGNMENT // BYTES[dtype]
+    inputs: dict[str, str] = {}
+    parts: list[dict[str, Any]] = []
+    offset = 0
+    for number, op in enumerate(convs):
+        weight, count = op.inputs["weight"], packed_elements(op, program)
+        inputs[f"weight{number}"] = weight
+        placed = {"offset": offset, "count": count}
+        parts.append({name: op.attributes[name] for name in _SAME} | placed)
+        name = f"{weight}..packed{len(names)}"
+        tensors[name] = Tensor(name, (count,), dtype, view=View(whole, offset, (1,)))
+        names[_key(op)] = name
+        offset += -(-count // step) * step
+    tensors[whole] = Tensor(whole, (offset,), dtype)
+    origin = f"{len(parts)} orders of weights"
+    return Op("pack_together", inputs, {"y": whole}, {"parts": tuple(parts)}, origin)
 
 
 def _key(op: Op) -> tuple[Any, ...]:

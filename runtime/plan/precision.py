@@ -23,6 +23,7 @@ CPU_ROLES: Roles = {
     "avg_pool_grad": {"grad_y", "add", "y"},
     "l1_loss": {"a", "b", "grad"},
 }
+_ONE_TYPE = ("pad", "pad_grad")  # kinds whose operands and results are of one type
 _COMPUTE = ("conv", "conv_weight_grad")
 
 
@@ -60,7 +61,15 @@ def _barred(program: Program, roles: Roles) -> set[str]:
         for role, name in (*op.inputs.items(), *op.outputs.items()):
             if role not in allowed:
                 barred.add(program.base(name))
-    return barred
+    tied = [op for op in program.ops if op.kind in _ONE_TYPE]
+    while True:
+        before = len(barred)
+        for op in tied:
+            names = {program.base(n) for n in (*op.inputs.values(), *op.outputs.values())}
+            if names & barred or not all(_is_image(program.tensors[name]) for name in names):
+                barred |= names
+        if len(barred) == before:
+            return barred
 
 
 def _is_image(tensor: Tensor) -> bool:

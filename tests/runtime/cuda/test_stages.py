@@ -139,6 +139,23 @@ def test_packing_is_one_operation_whose_parts_do_not_overlap() -> None:
         assert shared > 2  # three scales
 
 
+def test_a_weight_that_is_computed_is_packed_before_it_is_read() -> None:
+    b = Builder()
+    b.tensor("image", (1, 2, 4, 4), storage="image")
+    b.tensor("w", (2, 2, 3, 3), storage="weights")
+    b.tensor("twice", (2, 2, 3, 3))
+    for name in ("y", "z"):
+        b.tensor(name, (1, 2, 4, 4))
+    b.pointwise("twice", ADD, "w", "w")
+    at = {"out_channels": (0, 2)}
+    b.conv("image", "w", "y", {}, **at)
+    b.conv("y", "twice", "z", {}, **at)
+    program = b.program("z")
+    found = assert_same(program, pack_together(program, elements))
+    kinds = [op.kind for op in found]
+    assert kinds == ["pack_together", "pointwise", "conv", "pack_together", "conv"]
+
+
 def test_one_update_ends_the_program() -> None:
     program = schedule(read_fused("default"))
     names = bundle_of("default").scope("heads").parameters
