@@ -9,8 +9,8 @@
 
 #include "device.cuh"
 
-// Threads of a block. Two blocks are to fit a multiprocessor; if that is not said, ptxas spills some
-// registers to fit more.
+// Threads of a block. Two blocks are to fit a multiprocessor; if that is not said, ptxas spills
+// some registers to fit more.
 #if defined(EA_HOST)
 #define EA_CONV_THREADS 256
 #else
@@ -41,8 +41,8 @@ struct ConvCommon {
   int64_t vectors;
 };
 
-// One axis of one phase: `taps` taps, of which number k is the kernel's first_tap + k * tap_step and
-// sees the window's pixel offset + k * offset_step + position * step.
+// One axis of one phase: `taps` taps, of which number k is the kernel's first_tap + k * tap_step
+// and sees the window's pixel offset + k * offset_step + position * step.
 struct ConvAxis {
   int64_t taps, first_tap, tap_step, offset, offset_step;
   int64_t first, count;  // of y: first + position * out_step for `count` positions
@@ -116,8 +116,8 @@ EA_DEVICE void conv_write(const Image& image, bool vector, int64_t first, int re
   });
 }
 
-// Write the sums of `count` neighbouring channels of a pixel of y. All operands are read before y is
-// written, which may be the same memory. One loop for all operands keeps the code short.
+// Write the sums of `count` neighbouring channels of a pixel of y. All operands are read before y
+// is written, which may be the same memory. One loop for all operands keeps the code short.
 template <int count>
 EA_DEVICE void conv_finish(const ConvCommon& common, int group, int channel, int row, int column,
                            float (&sums)[count]) {

@@ -1,20 +1,20 @@
 // Convolution on tensor cores: a matrix of pixels by channels for each tap (implicit GEMM).
 //
-// A block computes `tile_rows` x `tile_columns` positions and parts * 8 * tiles channels. A warp has
-// 4 rows of 16 positions by 8 * tiles channels: pixels are the rows of A, channels the columns of B.
-// A chunk is 32 bytes of channels: 16 of f16 or bf16, 8 of tf32. In shared memory a pixel of the
-// window is one chunk. The order of channels within a product does not matter as long as A and B
-// agree, so thread q of four takes 8 neighbouring bytes (k = 2q, 2q + 1, 2q + 8, 2q + 9 of f16; q
-// and q + 4 of tf32): one load without bank conflicts where neighbours are a step of 1 apart. The
-// columns of B are ordered so that a thread's sums are 2 * tiles neighbouring channels of y.
+// A block computes `tile_rows` x `tile_columns` positions and parts * 8 * tiles channels, a warp 4
+// rows of 16 positions by 8 * tiles channels: pixels are rows of A, channels columns of B. A chunk
+// is 32 bytes of channels: 16 of f16 or bf16, 8 of tf32. In shared memory a pixel of the window is
+// one chunk. The order of channels within a product does not matter as long as A and B agree, so
+// thread q of four takes 8 neighbouring bytes (k = 2q, 2q + 1, 2q + 8, 2q + 9 of f16; q and q + 4
+// of tf32): one load without bank conflicts where neighbours are a step of 1 apart. The columns of
+// B are ordered so that a thread's sums are 2 * tiles neighbouring channels of y.
 //
 // Weights are there for `down` rows of taps at a time. If these are all there are, and neighbours,
 // they share what is loaded of A: a row of the window serves `down` rows of y.
 //
 // 3x3 16 -> 16 at 1280x720 in f16 moves 59 MB, 12.3 us at 4.8 TB/s (H200) and 0.29 ms at 204.8 GB/s
-// (AGX Orin), and computes 4.2 GFLOP, 4.3 us at 989 TFLOP/s and 0.10 ms at 42.6: memory decides, if
-// shared memory does not. Loading A for each tap would read 265 MB of it (9 us on H200), with down =
-// 3 half of that.
+// (AGX Orin), and computes 4.2 GFLOP, 4.3 us at 989 TFLOP/s and 0.10 ms at 42.6: memory decides,
+// if shared memory does not. Loading A for each tap would read 265 MB of it (9 us on H200), with
+// down = 3 half of that.
 #pragma once
 
 #include "conv_stage.cuh"

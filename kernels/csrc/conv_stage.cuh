@@ -1,5 +1,5 @@
-// What a block of a convolution brings into shared memory: a window of its input, some channels at a
-// time ("chunk"). What lies outside of the input is zero, and so are channels that do not exist.
+// What a block of a convolution brings into shared memory: a window of its input, some channels at
+// a time ("chunk"). What lies outside of the input is zero, and so are channels that do not exist.
 #pragma once
 
 #include "conv.cuh"

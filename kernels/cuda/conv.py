@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
 
 from edgeadapt.errors import ArrayError
@@ -15,12 +14,11 @@ from edgeadapt.kernels.cuda.conv_geometry import (
     Axis,
     AxisArgs,
     ConvSpec,
-    Tile,
     axis,
     padded,
-    tiles,
 )
-from edgeadapt.kernels.cuda.launch import MAX_GRID, Launch, Work
+from edgeadapt.kernels.cuda.conv_tiles import Family, Tile, choose
+from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.kernels.cuda.tensors import DTYPES, ImageArgs, TensorArgs
 
 __all__ = ["ConvSpec", "conv"]
@@ -28,13 +26,7 @@ __all__ = ["ConvSpec", "conv"]
 MAX_SOURCES = 4
 KINDS = {"add0": 0, "add1": 0, "post": 1, "mask": 2}  # `ConvOperand` of csrc/conv.cuh
 BYTES = {DTYPES["f32"]: 4, DTYPES["f16"]: 2, DTYPES["bf16"]: 2}
-POOL_BYTES = {1: 49_152, 3: 32_768}  # of shared memory, for kernels that share 1 or 3 taps
-THREADS = 256
-# That keep the largest device busy: with fewer, all run at once.
-ENOUGH_BLOCKS = 256
-# Products of numbers that exist, of those that tensor cores compute, from which on they are faster:
-# they multiply 8 (Orin) to 15 times (H200) as fast.
-LEAST_USE = 1 / 8
+THREADS = 256  # of conv_plain's blocks
 _Pair = ctypes.c_int64 * 2
 
 
@@ -92,42 +84,6 @@ class PlainArgs(ctypes.Structure):
         ("dilations", _Pair),
         ("transposed", ctypes.c_int64),
     )
-
-
-@dataclass(frozen=True)
-class Family:
-    """Tiled kernels that differ in how much they compute at once; see csrc/conv_*.cu."""
-
-    name: str
-    tensor_cores: bool
-    channels: int  # of a warp, or of a thread
-    shared_taps: int
-    unit: int  # channels of the input that are read at once
-
-    @property
-    def kernel(self) -> str:
-        return f"conv_{self.name}_{self.shared_taps}_{self.channels}"
-
-    def shapes(self, outputs: int) -> Iterable[tuple[int, int, int]]:
-        """Rows, columns and parts of blocks, those first that share most."""
-        parts = min(-(-outputs // self.channels), 2 if self.tensor_cores else 4)
-        while parts:
-            if self.tensor_cores:
-                warps = ((4, 2), (2, 2), (2, 1), (1, 1))
-                yield from ((4 * r, 16 * c, parts) for r, c in warps if r * c * parts <= 8)
-            else:
-                yield from ((n // parts, 32, parts) for n in (32, 16, 8, 4) if n >= parts)
-            parts //= 2
-
-    def shared_bytes(self, tile: Tile, rows: Axis, columns: Axis) -> int:
-        """Of a block: the window and the weights of a chunk of channels."""
-        if self.tensor_cores:  # weights of some rows of taps
-            taps = self.shared_taps * columns.taps
-            return 32 * (tile.pixels + taps * tile.parts * self.channels)
-        taps = rows.taps * columns.taps
-        pitch = -(-tile.window[1] // 4) * 4
-        plane = tile.window[0] * pitch // 8 * 8 + 12
-        return 32 * (plane + taps * tile.parts * self.channels)
 
 
 def conv(
@@ -201,70 +157,16 @@ def _tiled(spec: ConvSpec, common: CommonArgs) -> Launch | None:
     rows, columns = (axis(spec, i, n) for i, n in enumerate((common.y.height, common.y.width)))
     if max(len(rows.phases), len(columns.phases)) > MAX_PHASES:
         return None
-    for family in _families(spec, common, rows, columns):
-        tile = _tile(family, common, rows, columns, spec.group)
-        if tile is not None:
-            return _launch(family, spec, common, rows, columns, tile)
-    return None
-
-
-def _families(spec: ConvSpec, common: CommonArgs, rows: Axis, columns: Axis) -> Iterable[Family]:
-    """The kernels that may take it, fastest first."""
-    outputs = common.out_channels
-    depth = 8 if spec.compute == "tf32" else 16
-    use = common.in_channels * outputs / (-(-common.in_channels // depth) * depth)
-    warp = 8 if outputs <= 8 else 16 if outputs <= 16 else 32
-    use /= -(-outputs // warp) * warp
-    if spec.compute != "f32" and use >= LEAST_USE and common.weights % 16 == 0:
-        for taps in (3, 1) if rows.three_neighbours() else (1,):
-            yield Family(spec.compute, True, warp, taps, depth // 2)
-    for taps in (3, 1) if columns.three_neighbours() else (1,):
-        yield Family("direct", False, 4 if outputs <= 4 else 8, taps, 4)
-
-
-def _tile(family: Family, common: CommonArgs, rows: Axis, columns: Axis, group: int) -> Tile | None:
-    """The tile that takes least time, of those that a block holds."""
-    fitting = [
-        tile
-        for tile in tiles(family.shapes(common.out_channels), rows, columns)
-        if _fits(family, common, rows, columns, tile)
-    ]
-
-    def time(tile: Tile) -> float:
-        blocks = prod(tile.blocks(rows, columns)) * _channel_blocks(family, common, tile) * group
-        weights = tile.parts * family.channels * rows.taps * columns.taps
-        sums, staged = tile.rows * tile.columns * weights, 32 * (tile.pixels + weights)
-        return max(blocks, ENOUGH_BLOCKS) * (staged + sums * (0.3 if family.tensor_cores else 6))
-
-    return min(fitting, key=time, default=None)
-
-
-def _fits(family: Family, common: CommonArgs, rows: Axis, columns: Axis, tile: Tile) -> bool:
-    """Whether a block holds it, within what csrc/conv_stage.cuh counts in 32 bits."""
-    down, across = tile.blocks(rows, columns)
-    return (
-        family.shared_bytes(tile, rows, columns) <= POOL_BYTES[family.shared_taps]
-        and tile.pixels * tile.window[1] < 2**20
-        and all(_reach(source, tile.window) < 2**31 for source in common.sources)
-        and across <= MAX_GRID[1]
-        and down <= MAX_GRID[2]
-    )
-
-
-def _reach(image: ImageArgs, window: tuple[int, int]) -> int:
-    """The distance of the elements of a window in which they lie farthest apart."""
-    return abs(image.row_stride) * window[0] + abs(image.pixel_stride) * window[1]
-
-
-def _channel_blocks(family: Family, common: CommonArgs, tile: Tile) -> int:
-    return int(-(-common.out_channels // (family.channels * tile.parts)))
+    channels = (common.in_channels, common.out_channels)
+    chosen = choose(spec, channels, rows, columns, list(common.sources), common.weights)
+    return None if chosen is None else _launch(*chosen, spec, common, rows, columns)
 
 
 def _launch(
-    family: Family, spec: ConvSpec, common: CommonArgs, rows: Axis, columns: Axis, tile: Tile
+    family: Family, tile: Tile, spec: ConvSpec, common: CommonArgs, rows: Axis, columns: Axis
 ) -> Launch:
     common.vectors = _vectors(family, spec, common)
-    blocks = _channel_blocks(family, common, tile)
+    blocks = family.channel_blocks(common.out_channels, tile)
     arguments = ConvArgs(
         common=common,
         row_phases=len(rows.phases),
@@ -282,8 +184,8 @@ def _launch(
         for i, phase in enumerate(phases):
             of[i] = phase
     down, across = tile.blocks(rows, columns)
-    threads = tile.rows * tile.columns * tile.parts // (2 if family.tensor_cores else 4)
-    return Launch(family.kernel, (blocks * spec.group, across, down), (threads, 1, 1), arguments)
+    grid = (blocks * spec.group, across, down)
+    return Launch(family.kernel, grid, (family.threads(tile), 1, 1), arguments)
 
 
 def _plain(spec: ConvSpec, common: CommonArgs) -> Launch:
@@ -302,8 +204,7 @@ def _plain(spec: ConvSpec, common: CommonArgs) -> Launch:
 
 def _vectors(family: Family, spec: ConvSpec, common: CommonArgs) -> int:
     """`ConvCommon.vectors`: which images may be accessed in vectors of the kernel's channels."""
-    # A thread of a warp of tensor cores has a quarter of its channels.
-    ends = family.channels // 4 if family.tensor_cores else family.channels
+    ends = family.channels_at_once
     accessed = [(i, image, family.unit) for i, image in enumerate(common.sources)]
     accessed += [(4, common.y, ends)]
     accessed += [(5 + i, image, ends) for i, image in enumerate(common.operands)]

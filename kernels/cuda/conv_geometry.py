@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -143,29 +142,3 @@ def _phase(seen: list[tuple[int, int]], origin: int, first: int, count: int) -> 
     next_offset, next_tap = seen[1] if len(seen) > 1 else seen[0]
     steps = (next_tap - tap, next_offset - offset)
     return AxisArgs(len(seen), tap, steps[0], offset - origin, steps[1], first, count)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What a block works on: positions, and ``parts`` times the kernel's channels."""
-
-    rows: int
-    columns: int
-    parts: int
-    window: tuple[int, int]
-
-    @property
-    def pixels(self) -> int:
-        """Of the window."""
-        return prod(self.window)
-
-    def blocks(self, rows: Axis, columns: Axis) -> tuple[int, int]:
-        """How many tiles there are, down and across."""
-        return -(-rows.positions // self.rows), -(-columns.positions // self.columns)
-
-
-def tiles(shapes: Iterator[tuple[int, int, int]], rows: Axis, columns: Axis) -> Iterator[Tile]:
-    """Tiles of these rows, columns and parts."""
-    for down, across, parts in shapes:
-        window = ((down - 1) * rows.step + rows.span, (across - 1) * columns.step + columns.span)
-        yield Tile(down, across, parts, window)

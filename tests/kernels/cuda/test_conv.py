@@ -247,9 +247,10 @@ def test_every_image_has_its_own_strides(name, compute, layouts, run, guarded):
 def test_gaps_behind_channels_are_no_part_of_a_vector(run, guarded):
     padded = Layout((0, 2, 3, 1), (1, 1, 1, 1), (0, 2, 0, 0), 0)
     for compute, outputs in (("f16", 10), ("f32", 6)):
-        problem = Problem(Case((6,), outputs, (5, 9)), guarded, compute, ("f16",), (padded,))
+        case = Case((6, 6), outputs, (5, 9))
+        problem = Problem(case, guarded, compute, ("f16",), (padded,))
         operands = problem.operands()
-        assert problem.work(**operands).launches[0].arguments.common.vectors == 0b111110001
+        assert problem.work(**operands).launches[0].arguments.common.vectors == 0b111110011
         problem.check(problem.run(run, **operands), **operands)
 
 
@@ -279,7 +280,7 @@ LARGE = {
 @pytest.mark.parametrize("compute", ["f32", "f16"])
 def test_blocks_of_many_threads(case, compute, run, guarded, monkeypatch):
     # Small images get small blocks, unless the device is small.
-    monkeypatch.setattr("edgeadapt.kernels.cuda.conv.ENOUGH_BLOCKS", 1)
+    monkeypatch.setattr("edgeadapt.kernels.cuda.conv_tiles.ENOUGH_BLOCKS", 1)
     problem = Problem(case, guarded, compute, ("f16", "f32"))
     assert problem.work().launches[0].block[0] >= 128
     operands = problem.operands()
