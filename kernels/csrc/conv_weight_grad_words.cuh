@@ -128,18 +128,23 @@ struct alignas(8) TwoWords {
 };
 
 // Writes the whole window, word (row, column) of channel c at (row * columns + column) * pitch + c.
+// A thread stays with one unit of channels, so that most of what it asks is asked once.
 template <class Words>
 EA_DEVICE void stage(const Side& side, const Window& window, uint32_t* to) {
-  const int units = side.width / unit, count = window.rows * window.columns * units;
+  const int units = side.width / unit, together = threads / units;
+  const int place = threadIdx.x / units, first = unit * (threadIdx.x % units);
+  if (place >= together) return;
+  const int down = together / window.columns, across = together % window.columns;
+  int row = place / window.columns, column = place % window.columns;
+  const int channel = side.first + first;
+  int own = channel;
+  const Image& image = image_of(side, own);
+  const bool at_once = Words::takes(image) && is_run(image, own);
+  uint32_t* out = to + place * pitch(side) + first;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < count; i += threads) {
-    const int place = i / units, first = unit * (i % units), channel = side.first + first;
-    const int y = window.y + place / window.columns * window.step_y;
-    const int x = window.x + place % window.columns * window.step_x;
-    uint32_t* const out = to + place * pitch(side) + first;
-    int own = channel;
-    const Image& image = image_of(side, own);
-    if (Words::takes(image) && is_run(image, own)) {
+  for (; row < window.rows; out += together * pitch(side)) {
+    const int y = window.y + row * window.step_y, x = window.x + column * window.step_x;
+    if (at_once) {
       uint32_t words[unit];
       Words::run(side, image, own, y, x, window.partner, words);
 #pragma unroll
@@ -149,6 +154,12 @@ EA_DEVICE void stage(const Side& side, const Window& window, uint32_t* to) {
 #pragma unroll 1
       for (int k = 0; k < unit; ++k)
         out[k] = Words::word(side, channel + k, y, x, window.partner);
+    }
+    row += down;
+    column += across;
+    if (column >= window.columns) {
+      column -= window.columns;
+      ++row;
     }
   }
 }
