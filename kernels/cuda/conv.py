@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from edgeadapt.errors import ArrayError
@@ -130,6 +130,20 @@ def conv(
     check_images("conv", operands, y.channels)
     for name, image in operands.items():
         check_size("conv", name, image, y.height, y.width)
+    common = _common(spec, x, weights, y, operands)
+    common.bias = bias.data if bias is not None else None
+    common.has_slope, common.slope = slope is not None, _bits(slope or 0.0)
+    common.mask_slope = _bits(mask_slope)
+    return Work((_tiled(spec, common) or _plain(spec, common),))
+
+
+def _common(
+    spec: ConvSpec,
+    x: Sequence[ImageArgs],
+    weights: TensorArgs,
+    y: ImageArgs,
+    operands: Mapping[str, ImageArgs],
+) -> CommonArgs:
     outputs = y.channels // spec.group
     common = CommonArgs(
         y=y,
@@ -137,19 +151,15 @@ def conv(
         add_count=sum(name in ("add0", "add1") for name in operands),
         weights=weights.data,
         weights_dtype=weights.dtype,
-        bias=bias.data if bias is not None else None,
-        in_channels=inputs // spec.group,
+        in_channels=sum(source.channels for source in x) // spec.group,
         out_channels=outputs,
         padded_channels=padded(outputs),
-        has_slope=slope is not None,
-        slope=_bits(slope or 0.0),
-        mask_slope=_bits(mask_slope),
     )
     for i, source in enumerate(x):
         common.sources[i] = source
     for i, (name, image) in enumerate(operands.items()):
         common.operands[i], common.operand_kinds[i] = image, KINDS[name]
-    return Work((_tiled(spec, common) or _plain(spec, common),))
+    return common
 
 
 def _tiled(spec: ConvSpec, common: CommonArgs) -> Launch | None:
