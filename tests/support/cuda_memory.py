@@ -69,7 +69,7 @@ class HostDevice:
             self._check_gaps(launch)
 
     def _check_addresses(self, launch: Launch) -> None:
-        for name, address in _addresses(launch.arguments):
+        for name, address in addresses(launch.arguments):
             inside = any(b.start <= address <= b.start + b.size for b in self.guards.blocks)
             assert inside, f"{launch.kernel}: {name} points to no array of this test"
 
@@ -110,16 +110,16 @@ def _fill(view: Array, values: Array) -> None:
         fill(view, np.broadcast_to(values, view.shape))
 
 
-def _addresses(arguments: Any, name: str = "") -> Iterator[tuple[str, int]]:
+def addresses(arguments: Any, name: str = "") -> Iterator[tuple[str, int]]:
     """Every pointer in a structure that is not null."""
     for field, kind, *_ in arguments._fields_:
         value, path = getattr(arguments, field), f"{name}{field}"
         if isinstance(value, ctypes.Structure):
-            yield from _addresses(value, f"{path}.")
+            yield from addresses(value, f"{path}.")
         elif isinstance(value, ctypes.Array):
             for i, item in enumerate(value):
                 if isinstance(item, ctypes.Structure):
-                    yield from _addresses(item, f"{path}[{i}].")
+                    yield from addresses(item, f"{path}[{i}].")
                 elif kind._type_ is ctypes.c_void_p and item:
                     yield f"{path}[{i}]", item
         elif kind is ctypes.c_void_p and value:
