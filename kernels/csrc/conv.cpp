@@ -108,7 +108,7 @@ static inline Outlet<vectors> find_outlet(const Work& work, const Place* places,
                                           int64_t phase) {
   const Finish& finish = *work.finish;
   const bool straight = finish.alone && work.plan->columns.out_step == 1;
-  Outlet<vectors> outlet{{}, vectors * lanes, false, false, 0.0f};
+  Outlet<vectors> outlet{{}, vectors * lanes, false, false, 0.0f, false};
   bool whole = true;
   for (int j = 0; j < vectors; j++) whole &= places[j].column + lanes <= finish.y.width;
   if (!straight || !whole) {
@@ -120,6 +120,7 @@ static inline Outlet<vectors> find_outlet(const Work& work, const Place* places,
   outlet.half = finish.half;
   outlet.has_slope = finish.has_slope;
   outlet.slope = finish.slope;
+  outlet.stream = finish.stream;
   for (int j = 0; j < vectors; j++)
     outlet.to[j] = locate_y(finish, channel, places[j].row, places[j].column);
   return outlet;
@@ -245,12 +246,14 @@ static void run_task(const ConvArgs& args, const ConvPlan& plan, const Finish& f
   run_block(work, part * plan.part_channels, plan.group_out < (part + 1) * plan.part_channels
                                                  ? plan.group_out
                                                  : (part + 1) * plan.part_channels);
+  if (finish.stream) flush_stores();
 }
 
 static void conv(const void* arguments, Team& team) {
   const ConvArgs& args = *static_cast<const ConvArgs*>(arguments);
   const ConvPlan plan = make_plan(args, team.size());
-  const Finish finish = make_finish(args);
+  Finish finish = make_finish(args);
+  finish.stream = may_stream(finish.y, lanes);
   const int64_t tasks = plan.group * plan.bands * plan.blocks_across * plan.parts;
   parallel(team, tasks, [&](int64_t task, int64_t thread) {
     run_task(args, plan, finish, task, thread);

@@ -91,17 +91,17 @@ static inline bool all_of(const Finish& finish, Dtype dtype) {
   return true;
 }
 
-// Whether y is too large for the caches, and four vectors at a time fill whole lines of it.
-static inline bool may_stream(const Plane& y) {
+// Whether y is too large for the caches, and as many pixels at a time fill whole lines of it.
+static inline bool may_stream(const Plane& y, int64_t pixels) {
 #if defined(__x86_64__)
   const int64_t size = y.dtype == F32 ? 4 : 2, line = 64;
   const int64_t bytes[] = {(int64_t)y.data, size * y.row_stride, size * y.channel_stride,
-                           size * 4 * lanes};
+                           size * pixels};
   for (int64_t each : bytes)
     if (each % line) return false;
   return size * y.channels * y.height * y.width >= stream_bytes;
 #else
-  (void)y;
+  (void)y, (void)pixels;
   return false;
 #endif
 }
@@ -148,7 +148,7 @@ static inline void finish_whole(const Finish& finish, const float* sums, int64_t
       const Vec sign = load_any(mask + i * finish.mask.channel_stride);
       v = sign > 0.0f ? v : v * finish.mask_slope;
     }
-    store_any(y + i * finish.y.channel_stride, v);
+    store_result(y + i * finish.y.channel_stride, v, finish.stream);
   }
 }
 

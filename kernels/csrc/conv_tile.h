@@ -23,6 +23,7 @@ struct Outlet {
   int64_t stride;  // elements
   bool half, has_slope;
   float slope;
+  bool stream;  // past the caches
 };
 
 EA_INLINE Vec leaky(Vec v, float slope) { return v > 0.0f ? v : v * slope; }
@@ -94,13 +95,22 @@ EA_INLINE void add_tap(Vec (&acc)[channels][vectors], const Lane* const* x, int6
   }
 }
 
-template <class Element, int channels, int vectors>
+// Past the caches only if a vector is a whole line of memory.
+EA_INLINE void store_result(uint16_t* p, Vec v, bool) { store_any(p, v); }
+EA_INLINE void store_result(float* p, Vec v, bool stream) {
+  if (stream && lanes == 16)
+    store_past_caches(p, v);
+  else
+    store(p, v);
+}
+
+template <class Element, bool stream, int channels, int vectors>
 EA_INLINE void let_out(const Outlet<vectors>& outlet, const Vec (&acc)[channels][vectors]) {
 #pragma GCC unroll 16
   for (int j = 0; j < vectors; j++) {
     Element* to = static_cast<Element*>(outlet.to[j]);
 #pragma GCC unroll 16
-    for (int i = 0; i < channels; i++, to += outlet.stride) store_any(to, acc[i][j]);
+    for (int i = 0; i < channels; i++, to += outlet.stride) store_result(to, acc[i][j], stream);
   }
 }
 
@@ -133,9 +143,11 @@ EA_INLINE void convolve_tile(const Outlet<vectors>& outlet, const Lane* const* x
     }
   }
   if (outlet.half)
-    let_out<uint16_t>(outlet, acc);
+    let_out<uint16_t, false>(outlet, acc);
+  else if (outlet.stream)
+    let_out<float, true>(outlet, acc);
   else
-    let_out<float>(outlet, acc);
+    let_out<float, false>(outlet, acc);
 }
 
 }  // namespace

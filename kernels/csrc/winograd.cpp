@@ -82,7 +82,7 @@ static inline void run_squares(const Work& work, const float* weights, const flo
   const WinogradPlan& plan = *work.plan;
   const Taps inputs{work.offsets, plan.inputs, 1, 0};
   const float none[channels] = {};
-  Outlet<vectors> outlet{{}, vectors * lanes, false, false, 0.0f};
+  Outlet<vectors> outlet{{}, vectors * lanes, false, false, 0.0f, false};
   Place places[vectors];
   const float* x[vectors];
   for (int64_t j = 0; j < vectors; j++) {
@@ -202,7 +202,7 @@ static void winograd(const void* arguments, Team& team) {
   const ConvArgs& args = *static_cast<const ConvArgs*>(arguments);
   const WinogradPlan plan = make_winograd_plan(args, team.size());
   Finish finish = make_finish(args);
-  finish.stream = may_stream(finish.y);
+  finish.stream = may_stream(finish.y, square * lanes);
   parallel(team, plan.bands * plan.blocks_across, [&](int64_t task, int64_t thread) {
     run_task(args, plan, finish, task, thread);
   });

@@ -241,16 +241,20 @@ def test_threads_do_not_change_the_result_of_winograd(name, call, guards):
         np.testing.assert_array_equal(other, results[0])
 
 
-@pytest.mark.parametrize("types", ["f", "h"])
-def test_a_result_too_large_for_the_caches_is_the_same(types, call, guards):
+@pytest.mark.parametrize(
+    ("types", "algorithm"), [("f", "winograd"), ("h", "winograd"), ("f", "direct")]
+)
+def test_a_result_too_large_for_the_caches_is_the_same(types, algorithm, call, guards):
     # Only where lines of memory and vectors begin together it is written past them.
     case = Case((1,), 8 if types == "f" else 16, (519, 512))
-    problem = Problem(case, guards, "f32", types, 0, "winograd")
-    operands = {"bias": problem.bias, "mask": problem.image(problem.y.shape)}
-    large = problem.run(call, 2, **operands)
+    problem = Problem(case, guards, "f32", types, 0, algorithm)
+    alone = {"bias": problem.bias}
+    masked = {**alone, "mask": problem.image(problem.y.shape)}
+    large = [problem.run(call, 2, **operands).copy() for operands in (alone, masked)]
     problem.offset = 1
-    problem.y = problem.image(large.shape, empty=True)
-    np.testing.assert_array_equal(problem.run(call, **operands), large)
+    problem.y = problem.image(problem.y.shape, empty=True)
+    for operands, expected in zip((alone, masked), large, strict=True):
+        np.testing.assert_array_equal(problem.run(call, **operands), expected)
 
 
 @pytest.mark.parametrize("types", ["f", "h", "fh", "hf", "ffh"])
