@@ -12,13 +12,13 @@
 // the best of ten runs or more on a machine shared with others. The multipliers can do 117 in
 // float32, 234 in bfloat16. oneDNN: float32 by PyTorch 2.13, the best of three layouts.
 //   channels, pixels       float32   bfloat16   winograd.cpp   oneDNN
-//   8 -> 8, 256x256           96        184         133           54
-//   16 -> 16, 128x128        103        200         211          108
-//   16 -> 16, 256x256         96        197         199           92
-//   16 -> 16, 1280x720        89        177         155           57
-//   32 -> 32, 128x128        103        211         276          104
-//   64 -> 64, 64x64          102        215         327          106
-//   64 -> 64, 320x180         97        208         186          112
+//   8 -> 8, 256x256           96        184         156           54
+//   16 -> 16, 128x128        103        200         226          108
+//   16 -> 16, 256x256         96        197         228           92
+//   16 -> 16, 1280x720        89        177         210           57
+//   32 -> 32, 128x128        103        211         304          104
+//   64 -> 64, 64x64          102        215         364          106
+//   64 -> 64, 320x180         97        208         320          112
 #include "conv_finish.h"
 #include "conv_plan.h"
 #include "conv_tile.h"
