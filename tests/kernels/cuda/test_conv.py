@@ -321,16 +321,16 @@ def test_each_operand_alone(compute, case, name, run, guarded):
     problem.check(problem.run(run, **chosen), **chosen)
 
 
-@pytest.mark.parametrize("place", ["add0", "add1", "post", "mask"])
+@pytest.mark.parametrize("operand", ["add0", "add1", "post", "mask"])
 @pytest.mark.parametrize("case", ["odd", "transposed, odd size", "many channels", "stride 5"])
 @pytest.mark.parametrize("compute", ["f32", "f16"])
-def test_y_may_be_the_memory_of_an_operand(compute, case, place, run, guarded):
+def test_y_may_be_the_memory_of_an_operand(compute, case, operand, run, guarded):
     problem = Problem(CASES[case], guarded, compute, ("f16",))
     operands = problem.operands()
     kernel = problem.run(run, **operands)
     expected = problem.y.copy()
-    problem.y[...] = operands[place]
-    assert problem.run(run, **{**operands, place: problem.y}) == kernel
+    problem.y[...] = operands[operand]
+    assert problem.run(run, **{**operands, operand: problem.y}) == kernel
     np.testing.assert_array_equal(problem.y, expected)
 
 
