@@ -238,18 +238,33 @@ void report_who_waits(int count) {
   }
 }
 
+// Runs one warp as far as it gets without the others: what they still have to read, it may write.
+// Returns how many of its threads ended; `any` tells whether one ran.
+int run_warp(int first, int count, bool backward, bool& any) {
+  int ended = 0;
+  for (bool more = true; more && message[0] == 0;) {
+    more = false;
+    for (int step = 0; step < count && message[0] == 0; ++step) {
+      const int i = first + (backward ? count - 1 - step : step);
+      if (threads[i].state != State::ready) continue;
+      more = any = true;
+      resume(i);
+      ended += threads[i].state == State::ended;
+    }
+  }
+  return ended;
+}
+
 void run_threads(int count, bool backward) {
   threads.assign(count, Thread{nullptr, State::ready, "", 0});
   warps.assign((count + 31) / 32, Warp{});
   waiting = 0;
   for (int left = count; left > 0 && message[0] == 0;) {
     bool any = false;
-    for (int step = 0; step < count && message[0] == 0; ++step) {
-      const int i = backward ? count - 1 - step : step;
-      if (threads[i].state != State::ready) continue;
-      any = true;
-      resume(i);
-      left -= threads[i].state == State::ended;
+    const int all = static_cast<int>(warps.size());
+    for (int step = 0; step < all && message[0] == 0; ++step) {
+      const int first = 32 * (backward ? all - 1 - step : step);
+      left -= run_warp(first, first + 32 < count ? 32 : count - first, backward, any);
     }
     if (!any) report_who_waits(count);
   }
@@ -361,6 +376,5 @@ EA_EXPORT const char* ea_host_run(const Kernel* kernel, const int64_t* grid, con
                    (unsigned)(i / (grid[0] * grid[1]))};
     run_block(static_cast<int>(count), backward != 0);
   }
-  if (message[0] != 0) idle.clear();  // threads that hang are left where they are
   return message;
 }

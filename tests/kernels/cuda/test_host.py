@@ -267,6 +267,12 @@ def test_scratch_memory_is_aligned_nan_and_of_the_size_asked_for(device, guarded
     assert np.isnan(y).all()
 
 
+def test_who_asks_for_no_scratch_memory_gets_none(device):
+    seen = []
+    device.run(lambda scratch: seen.append(scratch) or Work(()))
+    assert seen == [0, 0]
+
+
 def test_a_file_that_does_not_compile_takes_only_its_own_kernels(monkeypatch, tmp_path):
     (tmp_path / "broken.cu").write_text("EA_KERNEL(broken, Args, 32) {}")
     (tmp_path / "good.cu").write_text("struct Args {};\nEA_KERNEL(good, Args, 32) {}")
