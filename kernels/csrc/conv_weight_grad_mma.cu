@@ -1,7 +1,8 @@
 // conv_weight_grad on tensor cores: rows of A are channels of grad_y, columns of B channels of x,
-// and what is summed over are pixels. A lane takes the same two words of pixels for A and for B, so
-// any assignment of pixels to lanes gives the same sum: lane t of four has columns 4 t to 4 t + 3 of
-// a row, two in a step. Of x it then reads four neighbours, once, for the three columns of a kernel.
+// and what is summed over are pixels. A lane takes the same two words of pixels for A and for B,
+// so any assignment of pixels to lanes gives the same sum: lane t of four has columns 4 t to
+// 4 t + 3 of a row, two in a step. Of x it then reads four neighbours, once, for all three columns
+// of a kernel.
 #include "conv_weight_grad.cuh"
 
 namespace edgeadapt {

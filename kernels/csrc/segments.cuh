@@ -1,4 +1,4 @@
-// Work on many runs of elements in one launch: a table in device memory says which blocks have which.
+// Work on many runs of elements in one launch: a table in device memory says which block has which.
 #pragma once
 
 #include "device.cuh"

@@ -1,5 +1,5 @@
-// An optimizer's step over flat arrays of weights and gradients, as runtime/optimizer.py computes it:
-// each operation rounds by itself, so that the results are the same bits.
+// An optimizer's step over flat arrays of weights and gradients, as runtime/optimizer.py computes
+// it: each operation rounds by itself, so that the results are the same bits.
 #include "segments.cuh"
 
 namespace edgeadapt {
@@ -102,7 +102,8 @@ EA_KERNEL(adam, AdamArgs, segment_threads) {
     const float g = args.gradients[i];
     const float mean = args.mean[i] + product(g - args.mean[i], part1);
     const float square = product(args.square[i], beta2) + product(product(g, g), part2);
-    const float change = quotient(mean, quotient(root(square), corrections[0].root_bias2) + epsilon);
+    const float divisor = quotient(root(square), corrections[0].root_bias2) + epsilon;
+    const float change = quotient(mean, divisor);
     args.mean[i] = mean;
     args.square[i] = square;
     args.weights[i] -= quotient(product(change, step_size), corrections[0].bias1);

@@ -79,10 +79,14 @@ CASES = {
     "dilated, stride 2": Case((8,), 12, (21, 30), (10, 14), (3, 4), (2, 2), (2, 2), (3, 2)),
     "widely dilated": Case((8,), 8, (50, 99), (50, 99), dilations=(20, 45), pads=(20, 45)),
     "more taps than warps": Case(
-        (8,), 8, (9, 70), (9, 70), (2, 40), pads=(0, 20), dilations=(2, 3)
+        (8,), 8, (10, 70), (8, 70), (2, 40), pads=(0, 20), dilations=(2, 3), bias_of="x"
     ),
     "asymmetric pads": Case((8,), 8, (15, 15), (17, 13), pads=(3, 0)),
     "negative pads": Case((8,), 8, (15, 35), (9, 27), pads=(-2, -3), bias_of="x"),
+    "a first row that is not seen": Case((8,), 8, (15, 35), (12, 31), pads=(-2, -3), bias_of="x"),
+    "rows between that are not seen": Case(
+        (8,), 8, (11, 59), (4, 20), (2, 2), (3, 3), (0, 0), bias_of="x"
+    ),
     "grad_y beyond x": Case((9,), 8, (4, 5), (12, 19), pads=(2, 3), bias_of="x"),
     "grad_y less than x": Case((9,), 8, (14, 35), (7, 5), pads=(1, 1), bias_of="x"),
     "tiles that end with grad_y": Case((8,), 8, (34, 66), (32, 64), pads=(0, 0), bias_of="x"),
