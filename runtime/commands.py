@@ -150,7 +150,7 @@ def run(
 
 @click.command()
 @click.argument("bundle")
-@click.option("--plan", "planned", is_flag=True, help="Print the native engine's plan instead.")
+@click.option("--plan", "planned", is_flag=True, help="Print an engine's plan instead.")
 @click.option(
     "--size",
     type=ImageSize(),
@@ -167,6 +167,13 @@ def run(
     help="Plan: a step of an adaptation, restoring, or the loss.",
 )
 @click.option("--scope", default="all", show_default=True, help="Plan: which parameters change.")
+@click.option(
+    "--backend",
+    type=click.Choice(planning.ENGINES),
+    default="native",
+    show_default=True,
+    help="Plan: of which engine; that of cuda needs no GPU.",
+)
 @_PRECISION
 @_THREADS
 @_BUDGET
@@ -177,6 +184,7 @@ def info(
     size: tuple[int, int],
     graph: str,
     scope: str,
+    backend: str,
     precision: Precision,
     threads: int | None,
     memory_budget: int | None,
@@ -184,13 +192,14 @@ def info(
 ) -> None:
     """Say what is in BUNDLE, after checking all of it.
 
-    With --plan: what the native engine would run for an image, and the memory it would take.
+    With --plan: what an engine would run for an image, and the memory it would take.
     """
     opened = open_bundle(bundle)
     if planned:
         chosen = GRAPHS[graph] or opened.scope(scope).graph
         options = EngineOptions(threads, precision, memory_budget)
-        planning.print_plan_of(opened, chosen, size, options, as_json)
+        updated = () if GRAPHS[graph] else opened.scope(scope).parameters
+        planning.print_plan_of(opened, chosen, size, options, as_json, updated, backend)
     elif as_json:
         report.print_json(report.info_document(opened))
     else:

@@ -7,13 +7,12 @@ factor in front of every gradient, which the optimizer takes off again: nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import floor, log2
 from typing import Any
 
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.plan.ir import Op, Program
-from edgeadapt.runtime.plan.kinds import MAX_STEPS
 
 Degree = int | None  # how often the factor is in a value; None: the value is 0
 
@@ -46,19 +45,28 @@ def scale_gradients(program: Program) -> tuple[Program, float]:
         name: 0 if value.any() else None for name, value in program.constants.items()
     }
     backward = _backward_only(program)
-    seeds: dict[int, float] = {}
+    seeds: dict[int, _Seeds] = {}
     for position, op in enumerate(program.ops):
-        inputs = {role: degrees.get(program.base(name), 0) for role, name in op.inputs.items()}
-        number = _seed(op, inputs) if position in backward or op.kind == "l1_loss" else 0.0
-        if number:
-            seeds[position] = number
-        _spread(op, program, inputs, degrees, bool(number))
+        found = _Seeds(position in backward)
+        _spread(op, program, degrees, found)
+        if found.numbers:
+            seeds[position] = found
     for name in wanted:
         if not seeds or degrees.get(program.base(name), 0) == 0:
             raise MixedError(f"{name} does not come from a loss")
-    factor = 2.0 ** -(floor(log2(max(seeds.values()))) + 1)
-    ops = [_times(op, factor) if n in seeds else op for n, op in enumerate(program.ops)]
+    largest = max(number for found in seeds.values() for number in found.numbers)
+    factor = 2.0 ** -(floor(log2(largest)) + 1)
+    ops = [_times(op, factor, seeds[n]) if n in seeds else op for n, op in enumerate(program.ops)]
     return replace(program, ops=tuple(ops)), factor
+
+
+@dataclass
+class _Seeds:
+    """Where an operation multiplies what has no factor yet by a small number."""
+
+    allowed: bool  # whether only gradients follow from the operation
+    steps: set[int] = field(default_factory=set)  # of a pointwise expression
+    numbers: list[float] = field(default_factory=list)  # their magnitudes
 
 
 def _backward_only(program: Program) -> set[int]:
@@ -74,45 +82,33 @@ def _backward_only(program: Program) -> set[int]:
     return found
 
 
-def _seed(op: Op, inputs: Mapping[str, Degree]) -> float:
-    """The small number by which an operation multiplies what has no factor yet; 0 if it is none."""
-    if op.kind == "l1_loss":
-        return abs(float(op.attributes["grad_scale"])) if "grad" in op.outputs else 0.0
-    if op.kind != "pointwise" or any(inputs.values()):
-        return 0.0
-    numbers = []
-    for function, arguments in op.attributes["expression"]:
-        given = [abs(float(value)) for kind, value in arguments if kind == "c" and value]
-        divides = function == "div" and arguments[1][0] == "c"
-        numbers += [1 / number for number in given] if divides else given
-    small = [number for number in numbers if number <= _SMALL]
-    return min(small) if small and len(op.attributes["expression"]) < MAX_STEPS else 0.0
-
-
-def _times(op: Op, factor: float) -> Op:
-    """The same with its result multiplied."""
+def _times(op: Op, factor: float, seeds: _Seeds) -> Op:
+    """The same with its small numbers multiplied."""
     if op.kind == "l1_loss":
         return op.with_attributes(grad_scale=op.attributes["grad_scale"] * factor)
-    steps = op.attributes["expression"]
-    last = ("mul", (("t", len(steps) - 1), ("c", factor)))
-    return op.with_attributes(expression=(*steps, last))
+    steps = list(op.attributes["expression"])
+    for position in seeds.steps:
+        function, arguments = steps[position]
+        changed = [(kind, value * factor if kind == "c" else value) for kind, value in arguments]
+        if function == "div" and arguments[1][0] == "c":
+            changed[1] = ("c", arguments[1][1] / factor)
+        steps[position] = (function, tuple(changed))
+    return op.with_attributes(expression=tuple(steps))
 
 
-def _spread(
-    op: Op, program: Program, inputs: Mapping[str, Degree], degrees: dict[str, Degree], seed: bool
-) -> None:
-    """Note how often the factor is in what an operation writes."""
+def _spread(op: Op, program: Program, degrees: dict[str, Degree], seeds: _Seeds) -> None:
+    """Note how often the factor is in what an operation writes, and where it comes in."""
+    inputs = {role: degrees.get(program.base(name), 0) for role, name in op.inputs.items()}
     try:
-        results = _results(op, inputs)
+        results = _results(op, inputs, seeds)
         for role, name in op.outputs.items():
-            base = program.base(name)
-            found = 1 if seed and role in ("y", "grad") else results.get(role, results["y"])
+            base, found = program.base(name), results.get(role, results["y"])
             degrees[base] = _same([degrees[base], found]) if base in degrees else found
     except MixedError as error:
         raise MixedError(f"{op.kind} ({op.origin}) {error}") from None
 
 
-def _results(op: Op, at: Mapping[str, Degree]) -> dict[str, Degree]:
+def _results(op: Op, at: Mapping[str, Degree], seeds: _Seeds) -> dict[str, Degree]:
     """The degree of each output; "y" is that of the others."""
     sources = [at[role] for role in ("x0", "x1", "x2", "x3") if role in at]
     if op.kind == "conv":
@@ -126,9 +122,11 @@ def _results(op: Op, at: Mapping[str, Degree]) -> dict[str, Degree]:
         weight += [at["sum_weight"]] if "sum_weight" in at else []
         return {"y": _same(weight), "bias": _same(bias)}
     if op.kind == "pointwise":
-        return {"y": _expression(op, at)}
+        return {"y": _expression(op, at, seeds)}
     if op.kind == "l1_loss":
-        return {"y": _plain(at.values())}
+        if "grad" in op.outputs:
+            seeds.numbers.append(abs(float(op.attributes["grad_scale"])))
+        return {"y": _plain(at.values()), "grad": 1}
     if op.kind == "matmul":
         return {"y": _product(at.values())}
     if op.kind == "max_pool_grad":
@@ -142,11 +140,34 @@ def _results(op: Op, at: Mapping[str, Degree]) -> dict[str, Degree]:
     return {"y": _plain(at.values())}
 
 
-def _expression(op: Op, at: Mapping[str, Degree]) -> Degree:
+def _expression(op: Op, at: Mapping[str, Degree], seeds: _Seeds) -> Degree:
     steps: list[Degree] = []
-    for function, arguments in op.attributes["expression"]:
-        steps.append(_step(function, [_argument(one, at, steps) for one in arguments]))
+    for position, (function, arguments) in enumerate(op.attributes["expression"]):
+        given = [_argument(one, at, steps) for one in arguments]
+        small = _small(function, arguments, given) if seeds.allowed else 0.0
+        if small:
+            seeds.steps.add(position)
+            seeds.numbers.append(small)
+        steps.append(1 if small else _step(function, given))
     return steps[-1]
+
+
+def _small(function: str, arguments: Sequence[tuple[str, Any]], given: Sequence[Degree]) -> float:
+    """The small number by which a step multiplies what has no factor, or which it chooses."""
+    numbers = [abs(float(value)) if kind == "c" else 0.0 for kind, value in arguments]
+    if function == "div":
+        numbers = [numbers[0], 1 / numbers[1] if numbers[1] else 0.0]
+    elif function == "where":
+        numbers[0] = 0.0
+        others = [given[i] for i in (1, 2) if not 0 < numbers[i] <= _SMALL]
+        return 0.0 if 0 in others else _smallest(numbers)
+    elif function != "mul":
+        return 0.0
+    return 0.0 if any(given) else _smallest(numbers)
+
+
+def _smallest(numbers: Sequence[float]) -> float:
+    return min((number for number in numbers if 0 < number <= _SMALL), default=0.0)
 
 
 def _argument(

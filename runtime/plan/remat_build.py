@@ -9,6 +9,7 @@ from dataclasses import replace
 from edgeadapt.runtime.plan.ir import Op, Program, Tensor
 
 Begins = Mapping[str, Sequence[int]]
+_AGAIN = "..again"  # in the names of what is computed again
 
 
 def build(program: Program, begins: Begins) -> tuple[Program, list[int]]:
@@ -64,8 +65,13 @@ def _versions(
     return found
 
 
+def is_repeated(op: Op) -> bool:
+    """Whether an operation of a built program computes something again."""
+    return any(_AGAIN in name for name in op.outputs.values())
+
+
 def _numbered(name: str, number: int) -> str:
-    return f"{name}..again{number}" if number > 0 else name
+    return f"{name}{_AGAIN}{number}" if number > 0 else name
 
 
 def _without_unread(program: Program, ops: list[tuple[Op, int]]) -> tuple[Program, list[int]]:

@@ -16,6 +16,7 @@ from edgeadapt.runtime.plan.ir import Op, Program, Storage
 from edgeadapt.runtime.plan.lifetimes import live_bytes, no_scratch
 
 MIB = 2**20
+_MOST_SHAPES = 12  # in a cell; an operation on all parameters has hundreds
 _BESIDE: tuple[Storage, ...] = ("image", "restored", "weights", "gradients", "constant")
 
 
@@ -142,6 +143,8 @@ def _shapes(program: Program, names: Iterable[str]) -> str:
         )
         text = "x".join(map(str, shape)) or "1"
         found.append(text if tensor.dtype == "f32" else f"{text} {tensor.dtype}")
+    if len(found) > _MOST_SHAPES:
+        found[_MOST_SHAPES - 1 :] = [f"... ({len(found)})"]
     return ", ".join(found)
 
 

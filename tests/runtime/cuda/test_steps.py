@@ -35,6 +35,7 @@ def test_every_operation_of_the_default_network(precision: str) -> None:
     assert {"conv", "conv_weight_grad", "resize", "resize_grad", "l1_loss"} <= set(worst)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_every_operation_of_other_networks(name: str) -> None:
     bundle = bundle_of(name)
