@@ -139,7 +139,7 @@ def _pack_together(op: Op, memory: DeviceMemory, scratch: int) -> Work:
         packed = pack_weights.PackedWeight(
             (memory.address(weight.name) - begin) // BYTES["f32"],
             part["offset"] * BYTES[dtype],
-            weight.shape,  # type: ignore[arg-type]
+            weight.shape,
             part["group"],
             bool(part["transposed"]),
             part["out_channels"],

@@ -58,7 +58,8 @@ class Flat:
     def _parts_of(self, scope: str) -> list[slice]:
         """Where the parameters of a scope are; neighbours are one part."""
         if scope not in self._parts:
-            offsets, parts = self._bundle.offsets(), []
+            offsets = self._bundle.offsets()
+            parts: list[slice] = []
             for name in self._bundle.scope(scope).parameters:
                 begin, end = offsets[name].start, offsets[name].stop
                 if parts and parts[-1].stop == begin:

@@ -20,7 +20,7 @@ KINDS = {Sgd: "sgd", Adam: "adam"}  # classes of optimizers that have kernels
 
 def kind_of(optimizer: Optimizer) -> str:
     """What the kernel of an optimizer is called; "" if it has none."""
-    return KINDS.get(type(optimizer), "")  # type: ignore[call-overload]
+    return KINDS.get(type(optimizer), "")
 
 
 class AdamState:
@@ -67,15 +67,17 @@ class Update:
         self._factor = op.attributes["gradient_factor"]
         self._is_adam = op.attributes["optimizer"] == "adam"
         self._address = memory.hold(table.rows)
-        flat = [self._flat(memory.bases[name]) for name in ("weights", "gradients")]
+        weights_args = self._flat(memory.bases["weights"])
+        gradients_args = self._flat(memory.bases["gradients"])
         if not self._is_adam:
-            return Made(update.sgd(*flat, table, self._address).launches)
+            return Made(update.sgd(weights_args, gradients_args, table, self._address).launches)
         self._state.open()
-        state = [self._flat(address) for address in (self._state.mean, self._state.square)]
         return Made(
             update.adam(
-                *flat,
-                *state,
+                weights_args,
+                gradients_args,
+                self._flat(self._state.mean),
+                self._flat(self._state.square),
                 self._state.steps,
                 table,
                 self._address,
