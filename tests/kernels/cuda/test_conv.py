@@ -101,6 +101,12 @@ CASES = {
     "a wide window": Case(
         (8,), 32, (1, 40), ConvSpec((1, 3), pads=(0, 650), dilations=(1, 650)), (1, 40)
     ),
+    "a window that just fits": Case(
+        (8,), 32, (12, 70), ConvSpec((2, 3), pads=(2, 50), dilations=(8, 52)), (5, 33)
+    ),
+    "a plane that just fits": Case(
+        (8,), 32, (12, 70), ConvSpec((2, 3), pads=(2, 50), dilations=(8, 57)), (5, 33)
+    ),
     "a window that no block holds": Case((8,), 8, (5, 9), same(3, dilations=(300, 5)), (5, 9)),
 }
 
@@ -399,8 +405,11 @@ def test_the_kernel_that_is_chosen():
     assert kernel(16, 16, half, address=258) == "conv_direct_3_8"  # weights that are no vectors
     assert kernel(16, 16, same(3, dilations=(1, 2))) == "conv_direct_1_8"
     assert kernel(16, 16, same(3, strides=(9, 9), compute="f16")) == "conv_plain"
-    wide = replace(TRANSPOSED, strides=(5, 5), compute="f16")
-    assert kernel(16, 16, wide) == "conv_plain"  # 5 phases
+    phases = replace(TRANSPOSED, strides=(5, 5), compute="f16")
+    assert kernel(16, 16, phases) == "conv_plain"  # 5
+    # More columns than csrc/conv_stage.cuh divides by exactly.
+    assert kernel(8, 32, ConvSpec((1, 3), dilations=(1, 600))) == "conv_plain"
+    assert kernel(8, 32, ConvSpec((1, 3), dilations=(1, 450))) == "conv_direct_1_8"
 
 
 @pytest.mark.parametrize("compute", ["f32", "f16"])
