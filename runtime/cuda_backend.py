@@ -57,7 +57,7 @@ class CudaBackend:
         self._screen: Screen | None = None
         self._arena, self._arena_bytes = 0, 0
         self._losses, self._loss_count = 0, 0
-        self._loss_host = device.pinned((1,), np.float32).array
+        self._loss_host = self._losses_host = device.pinned((1,), np.float32).array
         self._plans: dict[tuple[str, str], DevicePlan] = {}
         self._placed: dict[_Work, Placed] = {}
 
@@ -142,7 +142,7 @@ class CudaBackend:
         self._reserve_losses(steps + 1)
         placed, last = self._find(frame, self._step_work(scope, optimizer), _Work(LOSS_GRAPH))
         graph, final = placed.graph(steps, self._losses), last.graph(0)
-        losses = self._device.pinned((steps + evaluate,), np.float32).array
+        losses = self._losses_host[: steps + evaluate]
         self._begin(frame)
         self._use(optimizer, placed)
         before = self._device.mark()
@@ -249,6 +249,7 @@ class CudaBackend:
                 self._device.free(self._losses)
                 self._losses, self._loss_count = 0, 0
             room = max(2 * count, _LEAST_LOSSES)
+            self._losses_host = self._device.pinned((room,), np.float32).array
             self._losses, self._loss_count = self._device.allocate(4 * room), room
 
     def _forget(self) -> None:

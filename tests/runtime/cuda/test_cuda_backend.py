@@ -105,6 +105,26 @@ def test_all_steps_at_once_are_the_steps_one_by_one(bundle: Bundle, kind: Any) -
     assert_gradient_close(restored, results[0][3], 1e-5)
 
 
+@pytest.mark.parametrize("kind", [Sgd, Adam])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "tf32"])
+def test_a_step_in_other_precisions_is_that_of_its_gradients(
+    bundle: Bundle, precision: Precision, kind: Any
+) -> None:
+    opened, peer = Opened(CudaBackend, bundle, precision), Opened(NativeBackend, bundle)
+    at, other, before = frame(bundle), frame(bundle), opened.weights.copy()
+    sizes = flat_step_sizes(bundle, "heads", 1e-2)
+    optimizer = kind(opened.weights, opened.gradients, sizes)
+    loss = opened.engine.step("heads", at, optimizer)
+    opened.gradients[np.isnan(opened.gradients)] = 0.0  # of parameters that do not move
+    expected = before.copy()
+    kind(expected, opened.gradients, sizes).step()
+    assert_gradient_close(opened.weights - before, expected - before, 1e-4)
+    assert loss == pytest.approx(peer.engine.gradients("heads", other), rel=1e-2)
+    peer.gradients[np.isnan(peer.gradients)] = 0.0
+    # The signs of values near zero differ.
+    assert_gradient_close(opened.gradients, peer.gradients, 0.2)
+
+
 def test_an_optimizer_goes_on_and_another_one_starts_anew(bundle: Bundle) -> None:
     opened, peer, at = Opened(CudaBackend, bundle), Opened(NativeBackend, bundle), frame(bundle)
     sizes = flat_step_sizes(bundle, "heads", 1e-4)

@@ -1,8 +1,8 @@
 """Gradients of the network that ships, from CUDA's kernels on the host, against float64.
 
 As tests/runtime/test_bf16_gradients.py has it: float64 is given the signs that the engine found,
-and everything else must agree. Every tensor keeps a place of its own, so that signs can be read when
-all is done.
+and everything else must agree. Every tensor keeps a place of its own, so that signs can be read
+when all is done.
 """
 
 from __future__ import annotations
