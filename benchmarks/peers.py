@@ -19,7 +19,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt.image import to_network
 from edgeadapt.runtime.backend import EngineOptions, Frame, Precision
-from edgeadapt.runtime.backends import open_backend
+from edgeadapt.runtime.backends import BACKENDS, open_backend
 from edgeadapt.runtime.optimizer import make_optimizer
 from edgeadapt.testing import compare_gradients, photo
 
@@ -40,6 +40,7 @@ HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 0.95, 2.
 # in another layout. In a large image one such pixel is little; in a small one it is not, but the
 # next image has none. A fault is in every image.
 _TRIES = 5
+CPU_BACKENDS = tuple(name for name in BACKENDS if name != "cuda")
 PAUSE_SECONDS = 0.1  # threads of the engine before spin for a while after their work
 _TORCH = "torch"
 HALF = " bf16"  # the end of the name of a peer that computes in bfloat16
@@ -187,24 +188,43 @@ def compare(peers: Mapping[str, Peer]) -> dict[str, Agreement]:
     Raises:
         EdgeadaptError: if one is out of bounds.
     """
-    found = {name: (peer.restore().copy(), peer.step(), peer) for name, peer in peers.items()}
+    found = {name: first_results(peer) for name, peer in peers.items()}
     reference = next((name for name in peers if is_torch(name)), next(iter(peers)))
-    image, loss, exact = found[reference]
     result = {}
-    for name, (own_image, own_loss, peer) in found.items():
-        own, others = peer.gradients(), exact.gradients()
-        result[name] = Agreement(
-            abs(own_loss - loss) / abs(loss) if own_loss != loss else 0.0,
-            _relative(_flat(own, others), _flat(others, others)),
-            float(np.max([_relative(own[key], others[key]) for key in others])),  # NaN stays
-            float(np.abs(own_image.astype(np.float64) - image).max()),
-        )
+    for name, own in found.items():
+        result[name] = agreement(own, found[reference])
         if not result[name].within_bounds(half=name.endswith(HALF)):
             raise EdgeadaptError(
                 f"{name} and {reference} do not agree ({result[name]}); nothing was timed.",
                 "`edgeadapt check` compares the bundle with PyTorch in float64.",
             )
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What a peer computed first."""
+
+    image: F32  # restored, before the step
+    loss: float
+    gradients: Mapping[str, F32]
+
+
+def first_results(peer: Peer) -> Results:
+    """Restore, then take a step."""
+    image, loss = peer.restore().copy(), peer.step()
+    return Results(image, loss, {name: grad.copy() for name, grad in peer.gradients().items()})
+
+
+def agreement(own: Results, other: Results) -> Agreement:
+    """How far ``own`` is from ``other``."""
+    mine, others = own.gradients, other.gradients
+    return Agreement(
+        abs(own.loss - other.loss) / abs(other.loss) if own.loss != other.loss else 0.0,
+        _relative(_flat(mine, others), _flat(others, others)),
+        float(np.max([_relative(mine[key], others[key]) for key in others])),  # NaN stays
+        float(np.abs(own.image.astype(np.float64) - other.image).max()),
+    )
 
 
 def time_in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgeadapt.benchmarks import cuda_bench
 from edgeadapt.benchmarks import peers as measuring
+from edgeadapt.benchmarks.cuda_peers import torch_variants
 from edgeadapt.benchmarks.machine import describe
 from edgeadapt.benchmarks.memory import peak_mib
 from edgeadapt.benchmarks.options import parse_size
-from edgeadapt.benchmarks.peers import Work
+from edgeadapt.benchmarks.peers import CPU_BACKENDS, Work
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.export.trust import trusted_factory
-from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, usable_cores
-from edgeadapt.runtime.backends import BACKENDS, open_backend
+from edgeadapt.runtime.backend import EngineOptions, Precision, usable_cores
+from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.report import console, print_json, print_table
 
 Row = dict[str, Any]
@@ -48,6 +50,23 @@ def _parse_sizes(
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of everyone.  [every core]")
 @click.option("--compile", "compiled", is_flag=True, help="PyTorch's compiler too; takes minutes.")
 @click.option("--bf16", "half", is_flag=True, help="Everyone who can, in bfloat16 as well.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="cuda: our CUDA engine in every precision against PyTorch on the same GPU.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=5, show_default=True, help="K, with --device cuda."
+)
+@click.option(
+    "--way",
+    "ways",
+    multiple=True,
+    type=click.Choice(torch_variants(compiled=True)),
+    help="Of PyTorch, with --device cuda: only this; may be given several times.",
+)
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in its own process.")
 @click.option("--model", help="Factory of a network that is not edgeadapt's own: file.py:callable.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV to add the rows to.")
@@ -60,6 +79,9 @@ def peers(
     threads: int | None,
     compiled: bool,
     half: bool,
+    device: str,
+    steps: int,
+    ways: Sequence[str],
     memory: bool,
     model: str | None,
     out: Path | None,
@@ -69,14 +91,24 @@ def peers(
 
     Loss, gradients and restored image are compared before anything is timed.
     """
+    on_gpu = device == "cuda"
+    columns = cuda_bench.COLUMNS if on_gpu else _COLUMNS
     opened = open_bundle(bundle)
     opened.scope(scope)  # refuses a wrong one before the work
-    if out is not None and out.exists() and _header(out) != _COLUMNS:
+    if out is not None and out.exists() and _header(out) != columns:
         raise ConfigError(f"{out}: is a table of something else.", "choose another output.")
     factory, reason = trusted_factory(opened.manifest.model, model)
     if factory is None:
         # The reason may quote the bundle: no markup.
         console(stderr=True).print(f"Only edgeadapt is measured: {reason}.", markup=False)
+    if on_gpu:
+        cores = threads or usable_cores()
+        works = [Work(str(opened.path), h, w, scope, cores, factory or "") for h, w in sizes]
+        with console(stderr=True).status("comparing and timing"):
+            asked = ways or torch_variants(compiled)
+            rows = cuda_bench.measure(opened, works, steps, repeats, asked)
+        _give(rows, columns, out, as_json, cuda_bench.show)
+        return
     names = _backends(opened, half)
     if factory is not None:
         names += measuring.torch_names(compiled, half)
@@ -86,20 +118,31 @@ def peers(
         work = Work(str(opened.path), height, width, scope, cores, factory or "")
         # Memory first: nothing else is open then.
         rows += _measure(opened, names, work, repeats, _peaks(names, work) if memory else {})
+    _give(rows, columns, out, as_json, _print)
+
+
+def _give(
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    out: Path | None,
+    as_json: bool,
+    show: Callable[[Sequence[Row]], None],
+) -> None:
     if out is not None:
-        _append(out, rows)
+        _append(out, rows, columns)
     if as_json:
         print_json(rows)
     else:
-        _print(rows)
+        show(rows)
 
 
 def _backends(bundle: Bundle, half: bool) -> list[str]:
-    """The backends that can run the bundle, the one that `auto` takes first."""
+    """The backends of the CPU that can run the bundle, the one that `auto` takes first."""
     weights = bundle.weights()
     found, failures = [], []
-    for precision in PRECISIONS if half else PRECISIONS[:1]:
-        for name in BACKENDS:
+    precisions: Sequence[Precision] = ("fp32", "bf16") if half else ("fp32",)
+    for precision in precisions:
+        for name in CPU_BACKENDS:
             options = EngineOptions(precision=precision)
             try:
                 open_backend(name, bundle, weights, weights.copy(), options)
@@ -155,11 +198,11 @@ def _header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def _append(path: Path, rows: Sequence[Row]) -> None:
+def _append(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)
