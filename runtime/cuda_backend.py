@@ -19,7 +19,7 @@ from edgeadapt.runtime.cuda.flat import Flat
 from edgeadapt.runtime.cuda.frame import DeviceFrame, Screen
 from edgeadapt.runtime.cuda.optimizer import AdamState, kind_of
 from edgeadapt.runtime.cuda.placed import Placed
-from edgeadapt.runtime.cuda.plan import DevicePlan, Target
+from edgeadapt.runtime.cuda.plan import Choose, DevicePlan, Target, as_it_is
 from edgeadapt.runtime.optimizer import F32, Adam, Optimizer, Sgd
 from edgeadapt.runtime.plan.compile import check_rules
 from edgeadapt.runtime.plan.ir import Storage
@@ -46,9 +46,11 @@ class CudaBackend:
         options: EngineOptions,
         device: Device | None = None,
         makers: Makers = OWN,
+        choose: Choose = as_it_is,
     ) -> None:
         check_rules(bundle)
-        self._bundle, self._options, self._makers = bundle, options, makers
+        self._bundle, self._options = bundle, options
+        self._makers, self._choose = makers, choose
         self._device = device = _gpu() if device is None else device
         self._flat = Flat(device, bundle, weights, gradients)
         self._adam = AdamState(device, weights.size)
@@ -223,7 +225,9 @@ class CudaBackend:
         key = (work.graph, work.optimizer)
         if key not in self._plans:
             asker, options = scratch_asker(self._makers), self._options
-            target = Target(packed_elements, asker, options.precision, options.memory_budget)
+            target = Target(
+                packed_elements, asker, options.precision, options.memory_budget, self._choose
+            )
             updated = self._bundle.scope(work.scope).parameters if work.scope else ()
             free = self._device.free_bytes() + self._arena_bytes - _HEADROOM_BYTES
             self._plans[key] = compile_within(

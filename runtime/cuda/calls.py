@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from edgeadapt.kernels.cuda import (
@@ -25,8 +26,8 @@ from edgeadapt.kernels.cuda import resize as resizing
 from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.runtime.cuda.device import Device, LibraryCall
 from edgeadapt.runtime.cuda.memory import DeviceMemory, nowhere
-from edgeadapt.runtime.plan.bind import conv_channels, numbered, sources
-from edgeadapt.runtime.plan.ir import BYTES, Op, Program
+from edgeadapt.runtime.plan.bind import numbered, sources
+from edgeadapt.runtime.plan.ir import BYTES, Op, Program, Shape
 from edgeadapt.runtime.plan.lifetimes import ScratchBytes
 
 Call = Launch | LibraryCall
@@ -82,8 +83,24 @@ def scratch_asker(makers: Makers) -> ScratchBytes:
 
 def packed_elements(op: Op, program: Program) -> int:
     """How many elements the packed weights of a convolution take."""
-    outputs = program.tensors[op.outputs["y"]].shape[1]
-    return conv_spec(op.attributes).packed_size(conv_channels(op, program), outputs)
+    shape = program.tensors[op.inputs["weight"]].shape
+    return prod(_packed(op.attributes, shape, 0, 0, "f32").packed_shape)
+
+
+def _packed(
+    attributes: Mapping[str, Any], shape: Shape, weight: int, y: int, dtype: str
+) -> pack_weights.PackedWeight:
+    """A weight of a convolution with these attributes, packed as who computes it wants it."""
+    return pack_weights.PackedWeight(
+        weight,
+        y,
+        shape,
+        attributes["group"],
+        bool(attributes["transposed"]),
+        attributes["out_channels"],
+        dtype,
+        "krsc" if attributes.get("algorithm") == "cudnn" else "conv",
+    )
 
 
 def conv_spec(attributes: Mapping[str, Any]) -> conv.ConvSpec:
@@ -136,16 +153,8 @@ def _pack_together(op: Op, memory: DeviceMemory, scratch: int) -> Work:
     parts = []
     for number, part in enumerate(op.attributes["parts"]):
         weight = tensors[op.inputs[f"weight{number}"]]
-        packed = pack_weights.PackedWeight(
-            (memory.address(weight.name) - begin) // BYTES["f32"],
-            part["offset"] * BYTES[dtype],
-            weight.shape,
-            part["group"],
-            bool(part["transposed"]),
-            part["out_channels"],
-            dtype,
-            part.get("order", "conv"),
-        )
+        source = (memory.address(weight.name) - begin) // BYTES["f32"]
+        packed = _packed(part, weight.shape, source, part["offset"] * BYTES[dtype], dtype)
         assert packed.nbytes == part["count"] * BYTES[dtype], part
         parts.append(packed)
     table = pack_weights.pack_table(parts)

@@ -93,8 +93,10 @@ class Update:
         # All elements of a parameter have the same. The factor goes into SGD's step size and into
         # Adam's epsilon: Adam divides it out of the rest.
         sizes: npt.NDArray[np.float64] = step_sizes[rows["begin"]].astype(np.float64)
-        rows["step_size"] = sizes if self._is_adam else sizes / self._factor
-        self._device.upload(self._address, rows)
+        sizes = sizes if self._is_adam else sizes / self._factor
+        if not np.array_equal(rows["step_size"], sizes):  # at first they are zeros, there as well
+            rows["step_size"] = sizes
+            self._device.upload(self._address, rows.view(np.uint8))
 
     def _flat(self, address: int) -> TensorArgs:
         return TensorArgs.at(address, (self._state.size,), (1,), "f32")

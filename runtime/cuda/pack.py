@@ -62,6 +62,8 @@ def _packing(
         weight, count = op.inputs["weight"], packed_elements(op, program)
         inputs[f"weight{number}"] = weight
         placed = {"offset": offset, "count": count}
+        if "algorithm" in op.attributes:
+            placed["algorithm"] = op.attributes["algorithm"]
         parts.append({name: op.attributes[name] for name in _SAME} | placed)
         name = f"{weight}..packed{len(names)}"
         tensors[name] = Tensor(name, (count,), dtype, view=View(whole, offset, (1,)))
@@ -74,4 +76,5 @@ def _packing(
 
 def _key(op: Op) -> tuple[Any, ...]:
     """What must be the same for two convolutions to read the same packed weights."""
-    return op.inputs["weight"], *(op.attributes[name] for name in _SAME)
+    same = (op.attributes[name] for name in _SAME)
+    return op.inputs["weight"], op.attributes.get("algorithm"), *same

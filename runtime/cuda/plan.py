@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgeadapt.bundle import Bundle
@@ -41,6 +41,15 @@ class DevicePlan(Plan):
     gradient_factor: float = 1.0  # a power of two
 
 
+# Says with ``algorithm`` who computes which convolution, where a library takes some.
+Choose = Callable[[Program], Program]
+
+
+def as_it_is(program: Program) -> Program:
+    """All convolutions are own kernels'."""
+    return program
+
+
 @dataclass(frozen=True)
 class Target:
     """What a plan is made for."""
@@ -49,6 +58,7 @@ class Target:
     scratch_bytes: ScratchBytes  # asks a kernel for its working memory
     precision: Precision = "fp32"
     memory_budget: int | None = None  # bytes of the arena
+    choose: Choose = as_it_is
 
 
 def compile_graph(
@@ -80,7 +90,7 @@ def lower(program: Program, target: Target) -> tuple[Program, float]:
     """Everything that does not depend on how much memory there is; the gradients' factor too."""
     program, factor = in_range(fuse(program), target.precision)
     program = to_channels_last(schedule(in_precision(program, target.precision)))
-    return pack_together(program, target.packed_elements), factor
+    return pack_together(target.choose(program), target.packed_elements), factor
 
 
 def in_range(program: Program, precision: Precision) -> tuple[Program, float]:
