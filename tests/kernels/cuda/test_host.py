@@ -135,9 +135,7 @@ def test_several_elements_are_moved_at_once(run, guarded, rng, each, dtype):
 
 def test_several_elements_at_once_are_aligned(run, guarded):
     x, y = guarded((12,), fill=0.0), guarded((12,))
-    with pytest.raises(
-        HostError, match=r"finds untrue: aligned\(p, bytes\) at .*device.cu"
-    ):
+    with pytest.raises(HostError, match=r"finds untrue: aligned\(p, bytes\) at .*device.cu"):
         run(lambda scratch: probe("move_4", x[1:], y, count=8, kind=DTYPES["f32"]))
 
 
