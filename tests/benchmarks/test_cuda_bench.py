@@ -84,9 +84,8 @@ def test_everyone_gets_rows_with_what_was_compared(
 ) -> None:
     ours = ["cuda", "cuda bf16"]
     monkeypatch.setattr(cuda_bench, "our_names", lambda: ours)
-    rows = cuda_bench.measure(
-        bundle, [work()], steps=2, repeats=1, ways=torch_variants(compiled=False)
-    )
+    ways = torch_variants(compiled=False)
+    rows = cuda_bench.measure(bundle, [work()], steps=2, repeats=1, ways=ways)
     assert all(list(row) == cuda_bench.COLUMNS for row in rows)
     found = {(row["peer"], row["operation"]): row for row in rows}
     for name in ours:

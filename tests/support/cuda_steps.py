@@ -34,10 +34,12 @@ FLOAT32, STORED, MULTIPLIED = (
 
 
 class Steps:
-    """A plan bound to memory of its own on a `HostDevice`."""
+    """A plan bound to memory of its own on a `HostDevice`, or what is like one."""
 
-    def __init__(self, plan: Plan, makers: Makers, image: Array, weights: Array) -> None:
-        self.program, self.device = plan.program, HostDevice(lazy=False)
+    def __init__(
+        self, plan: Plan, makers: Makers, image: Array, weights: Array, device: Any = None
+    ) -> None:
+        self.program, self.device = plan.program, device or HostDevice(lazy=False)
         self._at: dict[Storage, int] = {
             "arena": self.device.allocate(plan.placement.arena_bytes),
             "image": self._held(np.ascontiguousarray(image, np.float32)),

@@ -66,7 +66,7 @@ def test_a_write_between_pixels_is_found(device, guarded, monkeypatch, gpu):
         gpu.fill(one.arguments.y.data + 17 * 3 * 4, 0, 4)
 
     monkeypatch.setattr(gpu, "launch", also)
-    with pytest.raises(AssertionError, match="wrote between the pixels|written"):
+    with pytest.raises(AssertionError, match=r"wrote between the pixels|written"):
         device.run(lambda scratch: fill(TensorArgs.of(x), 1.0, scratch=scratch))
 
 
