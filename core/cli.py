@@ -47,6 +47,9 @@ COMMANDS = {
     "demo": Entry(
         "edgeadapt.runtime.commands:demo", "Blur a photograph, adapt to it, restore it.", "demo"
     ),
+    "doctor": Entry(
+        "edgeadapt.runtime.doctor.command:doctor", "Say what is wrong with this machine."
+    ),
     "bench": Entry(
         "edgeadapt.benchmarks.commands:bench", "Measure quality, speed and memory.", "bench"
     ),
