@@ -115,3 +115,25 @@ def test_what_does_not_fit_is_refused(wrong, text):
 def test_a_convolution_that_there_is_not_is_refused(wrong, text):
     with pytest.raises(ArrayError, match=text):
         ConvSpec(**{"kernel": (3, 3), **wrong})
+
+
+def test_images_are_read_in_vectors_where_they_may_be():
+    def vectors(address=256, row=640, pixel=16, channel=1, dtype="f16", spec=None, outputs=16):
+        spec = spec or same(3, compute="f16")
+        odd = ImageArgs.at(address, (1, 16, 9, 40), (9, channel, row, pixel), dtype)
+        weights = TensorArgs.at(256, (spec.packed_size(32, outputs),), (1,), spec.weights_dtype)
+        even, y = image(16, (9, 40)), image(outputs, (9, 40))
+        operands = {"add0": y, "mask": odd} if outputs == 16 else {"add0": y}
+        return conv(spec, [odd, even], weights, y, **operands).launches[0].arguments.common.vectors
+
+    odd = 1 | 1 << 6  # as a source and as an operand
+    others = 2 | 1 << 4 | 1 << 5
+    assert vectors() == vectors(dtype="f32") == odd | others
+    assert vectors(pixel=24, row=960) == vectors(address=4096) == odd | others
+    assert vectors(address=264) == vectors(pixel=20, row=800) == 1 << 6 | others  # 4 halves of mask
+    assert vectors(row=644, dtype="f16") == 1 << 6 | others
+    for wrong in ({"address": 258}, {"row": 642}, {"pixel": 18}, {"channel": 2, "pixel": 32}):
+        assert vectors(**wrong) == others
+    # The second group begins with channel 12: 4 are a vector, 8 are none.
+    assert vectors(spec=same(3, group=2), outputs=24) == 0b11
+    assert vectors(spec=same(3, group=2), outputs=32) == 0b110011
