@@ -143,7 +143,8 @@ toolkit() {
 }
 
 stage_environment() {
-  [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV" || return 1
+  # pip is among the packages beside; a system's Python may lack what a new one is made of.
+  [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv --without-pip "$VENV" || return 1
   # The packages of the interpreter we were given, which may be in a virtual environment itself:
   # --system-site-packages would take those of the one below it.
   "$PYTHON" -c 'import site, sysconfig
@@ -151,7 +152,7 @@ for path in dict.fromkeys([sysconfig.get_path("purelib"), *site.getsitepackages(
     >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
   local from=()
   [ -z "$WHEELS" ] || from=(--no-index --find-links "$WHEELS")
-  "$VENV/bin/pip" install -q --no-deps "${from[@]}" -r "$ROOT/tools/gpu_wheels.txt"
+  pip_here install -q --no-deps "${from[@]}" -r "$ROOT/tools/gpu_wheels.txt"
 }
 
 stage_pycuda() {
@@ -161,16 +162,16 @@ stage_pycuda() {
   fi
   local from=() source=$WORK/pycuda root stub built
   [ -z "$WHEELS" ] || from=(--no-index --find-links "$WHEELS")
-  if "$VENV/bin/pip" install -q --no-deps --only-binary=:all: "${from[@]}" pycuda; then
+  if pip_here install -q --no-deps --only-binary=:all: "${from[@]}" pycuda; then
     "$VENV/bin/python" -W ignore -c 'import pycuda.driver' && return 0
-    "$VENV/bin/pip" uninstall -q -y pycuda
+    pip_here uninstall -q -y pycuda
   fi
   root=$(toolkit) || { echo "There is no cuda.h: install the CUDA toolkit." && return 1; }
   rm -rf "$source" && mkdir -p "$source/stub"
   if [ -n "$WHEELS" ] && ls "$WHEELS"/pycuda-*.tar.gz >/dev/null 2>&1; then
     tar xf "$(newest "$WHEELS"/pycuda-*.tar.gz)" -C "$source" --strip-components=1
   else
-    "$VENV/bin/pip" download -q --no-deps --no-binary :all: -d "$source" pycuda &&
+    pip_here download -q --no-deps --no-binary :all: -d "$source" pycuda &&
       tar xf "$source"/pycuda-*.tar.gz -C "$source" --strip-components=1
   fi || return 1
   # A shared object may leave symbols open, so an empty library of the driver's name is enough.
@@ -179,25 +180,27 @@ stage_pycuda() {
   (cd "$source" && "$VENV/bin/python" configure.py --cuda-root="$root" --no-cuda-enable-curand \
     --cudadrv-lib-dir="$stub") || return 1
   # setuptools compiles one file after the other; NPY_NUM_BUILD_JOBS is not asked any more.
-  "$VENV/bin/pip" wheel -q --no-deps --no-build-isolation -w "$RESULTS" "$source" || return 1
+  pip_here wheel -q --no-deps --no-build-isolation -w "$RESULTS" "$source" || return 1
   built=$(newest "$RESULTS"/pycuda-*.whl)
-  "$VENV/bin/pip" install -q --no-deps --no-index "$built" &&
+  pip_here install -q --no-deps --no-index "$built" &&
     "$VENV/bin/python" -W ignore -c 'import pycuda.driver'
 }
 
 newest() { printf '%s\n' "$@" | sort -V | tail -n 1; }
 
 stage_install() {
+  local required=1
   if [ "$ARCHITECTURES" = all ]; then
     unset EDGEADAPT_CUDA_ARCHITECTURES
   else
+    [ "$ARCHITECTURES" != none ] || required=0
     EDGEADAPT_CUDA_ARCHITECTURES=${ARCHITECTURES:-$(own_architecture)} || return 1
     export EDGEADAPT_CUDA_ARCHITECTURES
     echo "for $EDGEADAPT_CUDA_ARCHITECTURES"
   fi
   # What build/ holds of another machine is used as far as it fits.
   rm -rf "$ROOT"/build/lib* "$ROOT"/build/bdist*
-  EDGEADAPT_REQUIRE_CUDA=1 "$VENV/bin/pip" install --no-deps --no-build-isolation --force-reinstall \
+  EDGEADAPT_REQUIRE_CUDA=$required pip_here install --no-deps --no-build-isolation --force-reinstall \
     "$ROOT" -v 2>&1 | grep -v "^  \(copying\|creating\|adding\)" &&
     python_here -m edgeadapt --version
 }
@@ -208,6 +211,8 @@ own_architecture() {
   [ -n "$capability" ] || { echo "nvidia-smi does not say: give --architectures" >&2 && return 1; }
   echo "sm_${capability/./}"
 }
+
+pip_here() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 python_here() { PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 "$VENV/bin/python" "$@"; }
 
@@ -330,6 +335,7 @@ collect() {
 train() {
   if [ -z "$DATA" ] || [ -z "$RUN" ]; then die "--train needs --data and --run."; fi
   local stage
+  export ARCHITECTURES=none # PyTorch trains
   for stage in environment install; do
     STAGE_SECONDS=300 "$BASH" "$SELF" --run-stage "$stage" >"$WORK/$stage.log" 2>&1 </dev/null ||
       { tail -n 20 "$WORK/$stage.log" && die "$stage failed"; }
