@@ -54,11 +54,14 @@ def _judge(machine: Machine, kind: str, files: list[tuple[Installed, Held]]) -> 
         yield ok(check, f"{text}; there is no GPU to compare with")
         return
     # Where not all was read, the rest may hold what seems to be missing.
-    judged_files = [(one, held) for one, held in files if held]
-    verdicts = {one.path: coverage(held, target.capability) for one, held in judged_files}
     order: tuple[Coverage, ...] = ("none", "related", "ptx", "sass")
-    worst_path = min(verdicts, key=lambda path: order.index(verdicts[path]))
-    worst, found = verdicts[worst_path], f"{worst_path.name}: {text}"
+    verdicts = [
+        (order.index(coverage(held, target.capability)), f"{one.path.name}: {held.text()}")
+        for one, held in files
+        if held
+    ]
+    rank, found = min(verdicts)
+    worst = order[rank]
     if worst == "sass":
         yield ok(check, f"{text}: {target.architecture} is there")
     elif not all_held.complete:

@@ -80,11 +80,12 @@ def test_the_gpu_of_a_machine(tmp_path):
     card = find_target(server(tmp_path / "server").machine_for().system)
     assert card is not None
     assert (card.name, card.architecture, card.tegra) == ("NVIDIA H200", "sm_90", False)
-    named = find_target(bare(tmp_path / "bare").machine_for().system, "thor-t5000")
+    none = bare(tmp_path / "none").machine_for().system
+    named = find_target(none, "thor-t5000")
     assert named is not None
     assert (named.architecture, named.present, named.tegra) == ("sm_110", False, True)
     with pytest.raises(ConfigError, match="device must be one of"):
-        find_target(bare(tmp_path / "bare").machine_for().system, "xavier")
+        find_target(none, "xavier")
 
 
 def test_a_gpu_that_does_not_say_what_it_is(tmp_path):
