@@ -13,6 +13,8 @@ from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
 from edgeadapt.errors import BackendError
 from edgeadapt.runtime.backend import EngineOptions, Evaluation, Frame, take_steps
 from edgeadapt.runtime.cuda.calls import OWN, Makers, packed_elements, scratch_asker
+from edgeadapt.runtime.cuda.cudnn_calls import makers_with, open_engines
+from edgeadapt.runtime.cuda.cudnn_choice import Engines
 from edgeadapt.runtime.cuda.device import Device
 from edgeadapt.runtime.cuda.fitting import compile_within
 from edgeadapt.runtime.cuda.flat import Flat
@@ -50,8 +52,13 @@ class CudaBackend:
     ) -> None:
         check_rules(bundle)
         self._bundle, self._options = bundle, options
-        self._makers, self._choose = makers, choose
-        self._device = device = _gpu() if device is None else device
+        self._engines: Engines | None = None
+        if device is None:
+            device = _gpu()
+            self._engines = open_engines(device)
+        if self._engines is not None:
+            makers, choose = makers_with(self._engines), self._engines.choose
+        self._makers, self._choose, self._device = makers, choose, device
         self._flat = Flat(device, bundle, weights, gradients)
         self._adam = AdamState(device, weights.size)
         self._optimizer: weakref.ref[Optimizer] | None = None  # whose state is on the device
@@ -118,6 +125,8 @@ class CudaBackend:
         """Give the device back."""
         with suppress(BackendError):  # it may have failed long before
             self._forget()
+        if self._engines is not None:
+            self._engines.close()
         self._device.close()
 
     def _evaluate(self, work: _Work, frame: Frame, scope: str = "") -> float:

@@ -44,4 +44,3 @@ def makers_with(engines: Engines) -> Makers:
         return Made((call,), plan.workspace_bytes)
 
     return {**OWN, "conv": make}
-
