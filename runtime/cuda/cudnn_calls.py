@@ -36,7 +36,8 @@ def makers_with(engines: Engines) -> Makers:
             return OWN["conv"](op, memory, scratch)
         what = convolution(op, memory.program)
         plan = None if what is None else engines.plan(what)
-        assert what is not None and plan is not None, f"not chosen: {op}"
+        assert what is not None
+        assert plan is not None, f"not chosen: {op}"
         names = {"x": op.inputs["x0"], "y": op.outputs["y"]}
         names |= {r: op.inputs[r] for r in ("weight", "bias", *OPERANDS) if r in op.inputs}
         addresses = {role: memory.address(name) for role, name in names.items()}

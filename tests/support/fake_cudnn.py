@@ -56,7 +56,7 @@ class Graph:
             at.setdefault("size", []).append((whole - reach) // at["stride"][axis] + 1)
         return self._conv(image, weight, False, at)
 
-    def conv_dgrad(self, loss: Node, filter: Node, **at: Any) -> Node:  # noqa: A002
+    def conv_dgrad(self, loss: Node, filter: Node, **at: Any) -> Node:
         assert loss.dim[1] == filter.dim[0]
         return self._conv(loss, filter, True, at)
 
@@ -86,14 +86,14 @@ class Graph:
     def add(self, a: Node, b: Node) -> Node:
         return self._node(lambda values: values(a) + values(b))
 
-    def leaky_relu(self, input: Node, negative_slope: float) -> Node:  # noqa: A002
+    def leaky_relu(self, input: Node, negative_slope: float) -> Node:
         return self._node(
             lambda values: np.where(
                 values(input) > 0, values(input), negative_slope * values(input)
             )
         )
 
-    def leaky_relu_backward(self, loss: Node, input: Node, negative_slope: float) -> Node:  # noqa: A002
+    def leaky_relu_backward(self, loss: Node, input: Node, negative_slope: float) -> Node:
         return self._node(
             lambda values: values(loss) * np.where(values(input) > 0, 1.0, negative_slope)
         )
@@ -131,7 +131,8 @@ class Graph:
         return self.fake.workspaces.get(self.fake.plans[index][0], 0)
 
     def execute_plan_at_index(self, pack: Any, workspace: int, index: int, handle: Any) -> None:
-        assert handle is self.fake.handle and index in self.built
+        assert handle is self.fake.handle
+        assert index in self.built
         name = self.fake.plans[index][0]
         self.fake.fail(name)
         assert bool(workspace) >= bool(self.get_workspace_size_plan_at_index(index))

@@ -161,7 +161,8 @@ def test_a_choice_is_remembered(cudnn: Cudnn, tmp_path: Path) -> None:
         made, asked = engines(cudnn, tmp_path)
         for _ in range(2):
             plan = made.plan(plain())
-            assert plan is not None and plan.name == "eng1"
+            assert plan is not None
+            assert plan.name == "eng1"
         assert len(asked) == count
 
 
@@ -206,9 +207,13 @@ def test_what_cudnn_refuses_is_an_own_kernels(
 
 def test_the_rule_wants_tensor_cores_and_channels(cudnn: Cudnn, tmp_path: Path) -> None:
     wide = plain("f16", filter=(32, 32, 3, 3))
-    assert by_rule(wide) and not by_rule(plain("f16")) and not by_rule(replace(wide, compute="f32"))
+    assert by_rule(wide)
+    assert not by_rule(plain("f16"))
+    assert not by_rule(replace(wide, compute="f32"))
     made, asked = engines(cudnn, tmp_path, "rule")
-    assert made.plan(plain("f16")) is None and not asked and not list(tmp_path.iterdir())
+    assert made.plan(plain("f16")) is None
+    assert not asked
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_cudnn_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +245,8 @@ def test_a_network_computes_the_same_with_cudnn(
         frame = Frame(x, np.full_like(x, np.nan))
         engine.gradients(scope, frame)
         found.append((gradients, frame.restored))
-    assert len(asked) > 2 and len(fake.executed) > len(asked)
+    assert len(asked) > 2
+    assert len(fake.executed) > len(asked)
     assert {what.transposed for what in asked} == {False, True}
     for own, other in zip(*found, strict=True):
         assert_gradient_close(other, own, 1e-5 if precision == "fp32" else 1e-2)
