@@ -79,6 +79,7 @@ VIEWS: dict[str, tuple[Shape, int, Shape, tuple[int, Shape] | None]] = {
     "one pixel everywhere": ((1, 6, 4, 5), 7, (120, 20, 0, 0), (42, (6, 1, 0, 0))),
     "all in a row": ((120,), 0, (1,), None),
     "from one channel into the next": ((2, 15), 0, (20, 5), None),
+    "just into the next channel": ((5,), 0, (5,), None),
     "backwards out of a channel": ((3, 4), 21, (20, -1), None),
 }
 
