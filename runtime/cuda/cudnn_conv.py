@@ -165,11 +165,14 @@ def _finished(
 
 
 def _tensor(cudnn: Any, graph: Any, what: Convolution, role: str) -> Any:
+    shape: Shape
+    strides: Shape
+    dtype: Dtype
     if role == "bias":
         channels = what.image("y").shape[1]
         shape, strides, dtype = (1, channels, 1, 1), (channels, 1, channels, channels), "f32"
     elif role == "weight":
-        _, inner, rows, columns = shape = what.filter
+        shape, (_, inner, rows, columns) = what.filter, what.filter
         strides = (inner * rows * columns, 1, columns * inner, inner)
         dtype = what.weights_dtype
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -49,7 +50,7 @@ def measure(cudnn: Cudnn, what: Convolution) -> Choice:
         for number, plan in enumerate(plans):
             call = cudnn.call(what, plan, at.addresses, at.workspace)
             with suppress(CudnnError, RuntimeError):
-                timed.append((seconds_of(cudnn.device, lambda c=call: _run(cudnn, c)), number))
+                timed.append((seconds_of(cudnn.device, partial(_run, cudnn, call)), number))
         for seconds, number in sorted(timed):
             if seconds > LEAST_GAIN * own_seconds:
                 break
@@ -125,7 +126,9 @@ class _Memory:
         size = spec.packed_size(x.channels, y.channels)
         weights = TensorArgs.at(self.own_weight, (size,), (1,), what.weights_dtype)
         bias = TensorArgs.at(self.addresses["bias"], (y.channels,), (1,), "f32")
-        operands = {r: self._image(what, r) for r in OPERANDS if r in dict(what.images)}
+        operands: dict[str, Any] = {
+            r: self._image(what, r) for r in OPERANDS if r in dict(what.images)
+        }
         return conv.conv(
             spec,
             [x],
