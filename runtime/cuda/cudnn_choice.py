@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from edgeadapt.errors import EdgeadaptError
+from edgeadapt.errors import EdgeadaptError, one_line
 from edgeadapt.kernels.cuda.library import cache_folder
 from edgeadapt.runtime.cuda.cudnn_conv import Convolution, convolution
 from edgeadapt.runtime.cuda.cudnn_plans import BuiltPlan, Cudnn, CudnnError
@@ -136,7 +136,7 @@ def read_choice(folder: Path, key: Mapping[str, str]) -> Choice | None:
             raise ValueError("it is of something else, or was changed")
         return _choice(**found["choice"])
     except (ValueError, TypeError, KeyError) as error:
-        _warn(f"{place} is not used ({error or type(error).__name__})")
+        _warn(f"{place} is not used ({one_line(error)})")
         return None
 
 
