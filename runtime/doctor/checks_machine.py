@@ -60,7 +60,8 @@ def check_power(machine: Machine) -> Iterator[Finding]:
     system = machine.system
     modes, default = jetson.parse_power_modes(system.text("etc/nvpmodel.conf"))
     status = jetson.parse_power_status(system.text("var/lib/nvpmodel/status"))
-    current = modes.get(default if status is None else status) if modes else None
+    number = default if status is None else status
+    current = None if number is None else modes.get(number)
     if current is not None:
         best = max(modes.values(), key=lambda mode: (_gpu_hz(mode), mode.number == 0))
         found = f"power mode {current.number} ({current.name})"

@@ -114,6 +114,15 @@ def test_a_container_without_the_drivers_libraries(on):
     the(found, "backend", "auto takes native", "cuda: there is no NVIDIA driver", state="note")
 
 
+def test_a_driver_without_a_gpu_is_not_used(on):
+    machine = on(bare)
+    machine.driver((13, 0))
+    found = machine.findings()
+    (said,) = [one for one in found if one.check == "backend"]
+    assert said.found == "auto takes native"
+    assert others(found, "kernels") == []
+
+
 def test_a_card_without_a_driver_is_only_noted(on):
     machine = on(bare)
     machine.file("sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de\n")
@@ -192,6 +201,12 @@ def test_jetpack_6_with_wheels_for_servers(on):
     found = machine.findings()
     the(found, "jetpack", "SBSA", "pip uninstall nvidia-cudnn-cu12 nvidia-cublas-cu12")
     assert others(found, "jetpack") == []
+
+
+def test_jetpack_7_runs_wheels_for_servers(on):
+    machine = on(orin)
+    machine.package("nvidia-cublas-cu13", "13.2.0.9", tag="py3-none-manylinux_2_27_aarch64")
+    assert others(machine.findings()) == []
 
 
 def test_a_jetpack_that_is_too_old(on):
@@ -344,6 +359,8 @@ def test_kernels_that_are_older_than_their_sources(on):
     machine.own_kernels("87")
     machine.file("site-packages/edgeadapt/kernels/csrc/new.cu", "// one more\n")
     the(machine.findings(), "kernels", "older than new.cu")
+    machine.file("site-packages/edgeadapt/kernels/csrc/copy.cu", "// another kernel\n")
+    the(machine.findings(), "kernels", "older than copy.cu, new.cu")
 
 
 def test_kernels_that_are_cut_off(on):

@@ -71,6 +71,16 @@ def test_a_fatbin_that_is_cut_off_is_not_complete(cut):
     assert read(fatbin(["87", "90"])).complete
 
 
+@pytest.mark.parametrize("place", [16 + 4, 16 + 8 + 1])  # bytes of the header, and of the code
+def test_a_piece_of_impossible_size_ends_its_fatbin_and_no_more(place):
+    content = bytearray(fatbin(["80", "87"]))
+    content[place] = 32
+    held = read(bytes(content) + fatbin(["90"]), deadline=time.monotonic() + 5)
+    assert not held.complete
+    assert held.sass["87"] == 0
+    assert held.sass["90"] == 1
+
+
 def test_what_no_time_is_left_for_is_not_read():
     held = read(fatbin(["87"] * 2000), deadline=time.monotonic() - 1)
     assert not held.complete
