@@ -139,7 +139,10 @@ KINDS: Mapping[str, Kind] = {
     "concat": Kind(("x0",), ("x*",), attributes=("axis",)),
     "update_sgd": Kind(("weight", "grad"), outputs=("weight_new",), attributes=("step_size",)),
     "update_together": Kind(
-        (), ("weight*", "grad*"), outputs=(), optional_outputs=("weight_new*",),
+        (),
+        ("weight*", "grad*"),
+        outputs=(),
+        optional_outputs=("weight_new*",),
         attributes=("optimizer", "gradient_factor"),
     ),
 }
