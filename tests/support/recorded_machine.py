@@ -13,7 +13,7 @@ from edgeadapt.kernels.cuda.build import FATBIN, RECORD, key_of
 from edgeadapt.kernels.library import library_path
 from edgeadapt.runtime.doctor import probe
 from edgeadapt.runtime.doctor.checks import examine
-from edgeadapt.runtime.doctor.findings import Finding
+from edgeadapt.runtime.doctor.findings import Finding, exit_code
 from edgeadapt.runtime.doctor.machine import Machine
 from edgeadapt.runtime.doctor.system import Command, System
 from edgeadapt.runtime.doctor.target import NVIDIA_SMI, find_target
@@ -239,3 +239,20 @@ def thor(root: Path) -> Recording:
     made = _jetson(root, "nvidia,p3971-0000\0nvidia,tegra264\0", "NVIDIA Jetson AGX Thor")
     made.debian(nvidia_l4t_core="39.2.0-20260609121314")
     return _with_cuda(made, (13, 2), "110", "13.2.0")
+
+
+def the(findings: list[Finding], check: str, *words: str, state: str = "problem") -> Finding:
+    """The one finding of a check that is in this state; it and its fix say ``words``."""
+    found = [one for one in findings if (one.check, one.state) == (check, state)]
+    assert len(found) == 1, findings
+    text = f"{found[0].found} -> {found[0].fix}"
+    assert found[0].fix
+    for word in words:
+        assert word in text
+    assert exit_code(findings) == any(one.state == "problem" for one in findings)
+    return found[0]
+
+
+def others(findings: list[Finding], *checks: str) -> list[str]:
+    """What else is wrong: a fault must not drag sound parts along."""
+    return [one.check for one in findings if one.state != "ok" and one.check not in checks]

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from edgeadapt.runtime.doctor import checks_machine
-from edgeadapt.runtime.doctor.findings import Finding, exit_code
+from edgeadapt.runtime.doctor.findings import exit_code
 from edgeadapt.runtime.doctor.target import NVIDIA_SMI
 from support.gpu_code import library_for
-from support.recorded_machine import Recording, bare, orin, orin6, server, thor
+from support.recorded_machine import bare, orin, orin6, others, server, the, thor
 
 ORT = "site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
 PYPI_ORT = library_for("89", "90a", "120a", "121a")  # what onnxruntime-gpu 1.31.1 for aarch64 has
 LIB = "usr/lib/aarch64-linux-gnu"
-
-
-@pytest.fixture
-def on(tmp_path: Path) -> Callable[[Callable[[Path], Recording]], Recording]:
-    return lambda make: make(tmp_path)
-
-
-def the(findings: list[Finding], check: str, *words: str, state: str = "problem") -> Finding:
-    """The one finding of a check that is in this state; it and its fix say ``words``."""
-    found = [one for one in findings if (one.check, one.state) == (check, state)]
-    assert len(found) == 1, findings
-    text = f"{found[0].found} -> {found[0].fix}"
-    assert found[0].fix
-    for word in words:
-        assert word in text
-    assert exit_code(findings) == any(one.state == "problem" for one in findings)
-    return found[0]
-
-
-def others(findings: list[Finding], *checks: str) -> list[str]:
-    """What else is wrong: a fault must not drag sound parts along."""
-    return [one.check for one in findings if one.state != "ok" and one.check not in checks]
 
 
 @pytest.mark.parametrize("make", [orin, thor])
@@ -244,76 +219,6 @@ def test_onnxruntime_twice(on):
     the(machine.findings(), "onnxruntime", "overwritten", "pip uninstall", state="note")
 
 
-def test_a_low_power_mode(on):
-    machine = on(orin)
-    machine.file("var/lib/nvpmodel/status", "pmode:0000")
-    found = machine.findings()
-    the(found, "power", "power mode 0 (15W)", "2 (MAXN_SUPER)", "nvpmodel -m 2", state="note")
-    machine.remove("var/lib/nvpmodel/status")  # never changed: the one it starts with
-    the(machine.findings(), "power", "power mode 1 (25W)", state="note")
-    assert others(found, "power") == []
-
-
-def test_clocks_that_are_not_locked(on):
-    machine = on(orin)
-    machine.files("sys/class/devfreq/17000000.gpu", min_freq="306000000", cur_freq="306000000",
-                  max_freq="612000000")  # fmt: skip
-    found = machine.findings()
-    the(found, "clocks", "306 MHz of 612, where 1020 exist, not locked", "jetson_clocks",
-        state="note")  # fmt: skip
-    assert others(found, "clocks") == []
-
-
-def test_a_governor_that_saves_power(on):
-    machine = on(orin)
-    machine.file("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n")
-    the(machine.findings(), "clocks", "powersave", "cpupower", state="note")
-    machine.file("sys/devices/system/cpu/cpu0/cpufreq/scaling_driver", "intel_pstate\n")
-    assert others(machine.findings()) == []  # there the word means something else
-
-
-def test_little_memory_and_no_swap(on):
-    machine = on(orin)
-    rows = {"MemTotal": 7802868, "MemAvailable": 950000, "SwapTotal": 0}
-    machine.file("proc/meminfo", "\n".join(f"{name}: {kb} kB" for name, kb in rows.items()))
-    words = ("0.9 GiB of 7.4 GiB free, no swap", "swapon", "--memory-budget")
-    the(machine.findings(), "memory", *words, state="note")
-
-
-def test_a_container_with_little_memory(on):
-    machine = on(bare)
-    machine.file("sys/fs/cgroup/memory.max", str(2**30))
-    the(machine.findings(), "memory", "1.0 GiB of 1.0 GiB free", state="note")
-    machine.file("sys/fs/cgroup/memory.max", "max")
-    assert others(machine.findings(), "kernels") == []
-
-
-def test_a_gpu_whose_memory_others_have(on):
-    machine = on(server)
-    machine.commands[NVIDIA_SMI] = "NVIDIA H200, 9.0, 580.65.06, 312, 143771\n"
-    the(machine.findings(), "memory", "0.3 GiB of 140.4 GiB of the GPU free", state="note")
-
-
-def test_a_temperature_that_slows_it_down(on):
-    machine = on(orin)
-    machine.file("sys/class/thermal/thermal_zone0/temp", "99500\n")
-    the(machine.findings(), "temperature", "tj-thermal has 100 C", "from 99 C", "fan", state="note")
-
-
-def test_too_much_current(on):
-    machine = on(orin)
-    machine.file("sys/class/hwmon/hwmon2/oc1_event_cnt", "3\n")
-    the(machine.findings(), "temperature", "3 times", "power supply", state="note")
-
-
-def test_a_gpu_that_others_use(on):
-    machine = on(orin)
-    machine.commands[checks_machine.TEGRASTATS] = (
-        "RAM 2016/7620MB GR3D_FREQ 97%@[1007]\nRAM 2017/7620MB"
-    )
-    the(machine.findings(), "load", "97%", "stop other programs", state="note")
-
-
 @pytest.mark.parametrize("compiler", [True, False])
 def test_no_native_engine(on, compiler):
     machine = on(bare)
@@ -391,14 +296,3 @@ def test_a_bundle_that_was_changed(on, tiny):
         file.write(b"\0")
     the(machine.findings(bundle=str(bundle)), "bundle", "restore.onnx", "SHA-256", "copy")
     the(machine.findings(bundle="nowhere.bundle"), "bundle", "nowhere.bundle")
-
-
-def test_a_check_that_fails_is_noted_and_keeps_none_of_the_others(on, monkeypatch):
-    def fail(system):
-        raise RuntimeError("out of order")
-
-    monkeypatch.setattr(checks_machine, "read_rails", fail)
-    found = on(orin).findings()
-    failed = [one for one in found if "could not be looked at (out of order)" in one.found]
-    assert [(one.check, one.state) for one in failed] == [("power", "note")]
-    assert others(found, "power") == []
