@@ -85,7 +85,7 @@ download() {
     --implementation cp --abi cp312 --abi abi3 --abi none "${platforms[@]}" \
     --platform manylinux2014_x86_64 --platform any \
     -d "$here" -r "$ROOT/tools/gpu_wheels.txt" || return 1
-  "$PYTHON" -m pip download -q --no-deps --no-binary :all: -d "$here" "pycuda>=2025.1" || return 1
+  "$PYTHON" -m pip download -q --no-deps --no-binary pycuda -d "$here" "pycuda>=2025.1" || return 1
   bundles "$here" "$PYTHON"
   du -sh "$here"
 }
@@ -171,7 +171,7 @@ stage_pycuda() {
   if [ -n "$WHEELS" ] && ls "$WHEELS"/pycuda-*.tar.gz >/dev/null 2>&1; then
     tar xf "$(newest "$WHEELS"/pycuda-*.tar.gz)" -C "$source" --strip-components=1
   else
-    pip_here download -q --no-deps --no-binary :all: -d "$source" pycuda &&
+    pip_here download -q --no-deps --no-binary pycuda --no-build-isolation -d "$source" pycuda &&
       tar xf "$source"/pycuda-*.tar.gz -C "$source" --strip-components=1
   fi || return 1
   # A shared object may leave symbols open, so an empty library of the driver's name is enough.

@@ -114,7 +114,7 @@ def test_a_table_names_the_gpu_and_the_least_time(
 ) -> None:
     nano = replace(ORIN, name="Orin", multiprocessors=8)
     monkeypatch.setattr(cuda_bench, "_gpu", lambda: HostDevice(info=nano))
-    monkeypatch.setattr(cuda_bench, "our_names", lambda: ["cuda", "cuda fp16"])
+    monkeypatch.setattr(cuda_bench, "our_names", lambda: ["cuda", "cuda bf16"])
     monkeypatch.setenv("EDGEADAPT_COMMIT", "abc123")
     out = tmp_path / "gpu.csv"
     size = f"{WIDTH}x{HEIGHT}"
@@ -130,7 +130,7 @@ def test_a_table_names_the_gpu_and_the_least_time(
         assert "roofline" in capsys.readouterr().out
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["peer"] for row in rows[:5]] == ["cuda", "cuda fp16", "torch", "cuda", "cuda fp16"]
+    assert [row["peer"] for row in rows[:5]] == ["cuda", "cuda bf16", "torch", "cuda", "cuda bf16"]
     assert len(rows) == 2 * (3 * 3 + 2 * 2)
     first = rows[0]
     assert (first["gpu"], first["commit"], first["steps"]) == ("Orin", "abc123", "2")
