@@ -174,13 +174,15 @@ stage_pycuda() {
     pip_here download -q --no-deps --no-binary pycuda --no-build-isolation -d "$source" pycuda &&
       tar xf "$source"/pycuda-*.tar.gz -C "$source" --strip-components=1
   fi || return 1
-  # A shared object may leave symbols open, so an empty library of the driver's name is enough.
+  # A shared object may leave symbols open, so an empty library of the driver's name is enough,
+  # as long as the linker keeps the name of a library that it sees no use for.
   stub=$source/stub
   echo | "${CC:-gcc}" -shared -x c - -Wl,-soname,libcuda.so.1 -o "$stub/libcuda.so" || return 1
   (cd "$source" && "$VENV/bin/python" configure.py --cuda-root="$root" --no-cuda-enable-curand \
     --cudadrv-lib-dir="$stub") || return 1
   # setuptools compiles one file after the other; NPY_NUM_BUILD_JOBS is not asked any more.
-  pip_here wheel -q --no-deps --no-build-isolation -w "$RESULTS" "$source" || return 1
+  LDFLAGS=-Wl,--no-as-needed pip_here wheel -q --no-deps --no-build-isolation -w "$RESULTS" "$source" ||
+    return 1
   built=$(newest "$RESULTS"/pycuda-*.whl)
   pip_here install -q --no-deps --no-index "$built" &&
     "$VENV/bin/python" -W ignore -c 'import pycuda.driver'
