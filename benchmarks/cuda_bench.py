@@ -111,9 +111,11 @@ def _measure(
     with ExitStack() as stack:
         peers: dict[str, TimedPeer] = {}
         agreements: dict[str, Agreement] = {}
+        infos = []
         for name in our_names():
             device = opener()
             stack.callback(device.close)
+            infos.append(device.info)
             peer = CudaPeer(bundle, picture, work.scope, steps, precision_of(name), device)
             agreements[name] = _checked(name, peer, reference, expected)
             peers[name] = peer
@@ -126,11 +128,10 @@ def _measure(
                 text = f"{name} is left out: {one_line(error)}"
                 console(stderr=True).print(text, markup=False, soft_wrap=True)
         timings = medians(peers, repeats)
-        info = device.info
     shared = dict(zip(_SHARED, _values(bundle, work, steps, repeats), strict=True))
     machine = {**describe_gpu(), **_versions(bool(work.factory)), **describe()}
-    machine["gpu"] = machine["gpu"] or info.name
-    least = _least(bundle, work, figures_of(info))
+    machine["gpu"] = machine["gpu"] or infos[0].name
+    least = _least(bundle, work, figures_of(infos[0]))
     return [
         {
             **dict.fromkeys(COLUMNS),
@@ -199,7 +200,7 @@ def _least(bundle: Bundle, work: Work, figures: Any) -> Mapping[tuple[str, str],
         return {}
     size = padded_size(work.height, work.width, bundle.manifest.image.size_multiple)
     scope = bundle.scope(work.scope)
-    found = {}
+    found: dict[tuple[str, str], Row] = {}
     for precision in map(precision_of, our_names()):
         for operation, graph, updated in (
             ("step", scope.graph, scope.parameters),

@@ -93,7 +93,8 @@ class CudaPeer:
         self._engine = CudaBackend(bundle, self._weights, self._flat, options, self._device)
         multiple = bundle.manifest.image.size_multiple
         self._multiple = multiple
-        self._frame = self._engine.open_frame(*padded_size(*picture.shape[:2], multiple))
+        height, width = picture.shape[:2]
+        self._frame = self._engine.open_frame(*padded_size(height, width, multiple))
         self._frame.put(picture, multiple)
         self._optimizer = make_optimizer(bundle, self._weights, self._flat, scope, None)
         self.cpu_seconds = 0.0  # of the last adaptation

@@ -92,7 +92,7 @@ class TorchPeer:
         torch.autograd.backward(loss * self._scale if self._scale != 1.0 else loss)
         if self._scale != 1.0:
             grads = [p.grad for p in self._parameters.values() if p.grad is not None]
-            torch._foreach_mul_(grads, 1 / self._scale)
+            torch._foreach_mul_(grads, 1 / self._scale)  # pyright: ignore[reportPrivateImportUsage]
         self._optimizer.step()
         return loss.detach()
 

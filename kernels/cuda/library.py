@@ -188,7 +188,7 @@ def compile_with_nvrtc(source: Path, architecture: str) -> bytes | None:
         BuildError: if it refuses the file or the architecture.
     """
     try:
-        from cuda.bindings import nvrtc
+        from cuda.bindings import nvrtc  # pyright: ignore[reportMissingImports]
 
         error, program = nvrtc.nvrtcCreateProgram(
             source.read_bytes(), source.name.encode(), 0, [], []

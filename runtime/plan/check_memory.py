@@ -98,8 +98,9 @@ class Written:
         """Whether the output goes where an operand is that the operation may replace."""
         name = role.rstrip("0123456789")
         same = _SAME_PLACE.get((op.kind, name))
-        roles = tuple(op.inputs) if op.kind == "pointwise" else ()
-        roles = roles if same is None else (same + role[len(name) :],)
+        roles = list(op.inputs) if op.kind == "pointwise" else []
+        if same is not None:
+            roles = [same + role[len(name) :]]
         places = [self._region(op.inputs[other]) for other in roles if other in op.inputs]
         if op.kind != "pointwise" and places and places[0] != region:
             raise ValueError(f"{role} must lie where {roles[0]} does")
