@@ -86,6 +86,8 @@ define install
 	else echo "installed WITHOUT the native engine. It needs a C++ compiler. On Debian: apt-get install g++" >&2; fi
 endef
 
+# The demo computes on the CPU: kernels for GPUs would take minutes where there is nvcc.
+.venv-demo/installed: export EDGEADAPT_CUDA_ARCHITECTURES := none
 .venv-demo/installed: $(SOURCES) | .venv-demo/bin/python
 	$(call install,demo)
 
