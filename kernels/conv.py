@@ -9,7 +9,8 @@ from math import prod
 from typing import NamedTuple
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.tensors import BF16, DTYPES, F32, PlaneArgs, TensorArgs
+from edgeadapt.kernels.checks import check_pixels, check_sources
+from edgeadapt.kernels.tensors import DTYPES, F32, PlaneArgs, TensorArgs
 
 MAX_SOURCES = 4
 LANES = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "neon": 4, "neon_bf16": 4}
@@ -193,7 +194,7 @@ def conv(
     Raises:
         ArrayError: if the sizes or types do not fit together.
     """
-    inputs = _check_images(x, y)
+    inputs = check_sources("conv", x, MAX_SOURCES, "y", y)
     if inputs % spec.group or y.channels % spec.group:
         raise ArrayError(
             f"conv: group must divide the channels of x and y, {inputs} and {y.channels}, got "
@@ -205,7 +206,7 @@ def conv(
     operands = {"add0": add0, "add1": add1, "post": post, "mask": mask}
     for name, image in operands.items():
         if image is not None:
-            _check_image(name, image)
+            check_pixels("conv", name, image)
             _check_size(name, image, y)
     arguments = ConvArgs(
         weights=weights.data,
@@ -275,28 +276,6 @@ def _geometry(spec: ConvSpec) -> dict[str, object]:
         "transposed": spec.transposed,
         "compute": DTYPES[spec.compute],
     }
-
-
-def _check_images(x: Sequence[PlaneArgs], y: PlaneArgs) -> int:
-    """Check the images; returns the channels of ``x``."""
-    if not 1 <= len(x) <= MAX_SOURCES:
-        raise ArrayError(f"conv: x must be 1 to {MAX_SOURCES} images, got {len(x)}.")
-    for name, image in [("x", one) for one in x] + [("y", y)]:
-        _check_image(name, image)
-    sizes = sorted({(one.height, one.width) for one in x})
-    if len(sizes) > 1:
-        raise ArrayError(f"conv: the images x must have one size, got {sizes}.")
-    return sum(one.channels for one in x)
-
-
-def _check_image(name: str, image: PlaneArgs) -> None:
-    if image.dtype not in (F32, BF16):
-        raise ArrayError(f"conv: {name} must be float32 or bfloat16, got type {image.dtype}.")
-    if min(image.channels, image.height, image.width) < 1:
-        raise ArrayError(
-            f"conv: {name} must have pixels, got {image.channels} channels of "
-            f"{image.height}x{image.width}."
-        )
 
 
 def _check_size(name: str, image: PlaneArgs, y: PlaneArgs) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from math import prod
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.tensors import BF16, F32, PlaneArgs, TensorArgs
+from edgeadapt.kernels.checks import check_sources
+from edgeadapt.kernels.tensors import F32, PlaneArgs, TensorArgs
 
 MAX_SOURCES = 4
 BIAS_OF = {None: 0, "grad_y": 1, "x": 2}
@@ -59,17 +60,17 @@ def conv_weight_grad(
     Raises:
         ArrayError: if the sizes or types do not fit together.
     """
-    channels = _check_sources(x, grad_y)
+    channels = check_sources(_NAME, x, MAX_SOURCES, "grad_y", grad_y)
     if group < 1 or channels % group or grad_y.channels % group:
         raise ArrayError(
             f"{_NAME}: group must divide the channels of x and grad_y, {channels} and "
             f"{grad_y.channels}, got {group}."
         )
-    kernel = _check_result("weight", weight, (grad_y.channels, channels // group), 4)[2:]
+    kernel = check_result("weight", weight, (grad_y.channels, channels // group), 4)[2:]
     if bias is not None:
         if bias_of not in ("grad_y", "x"):
             raise ArrayError(f"{_NAME}: bias_of must be 'grad_y' or 'x', got {bias_of!r}.")
-        _check_result("bias", bias, (channels if bias_of == "x" else grad_y.channels,), 1)
+        check_result("bias", bias, (channels if bias_of == "x" else grad_y.channels,), 1)
     if min(*strides, *dilations) < 1:
         raise ArrayError(
             f"{_NAME}: strides and dilations must be positive, got {tuple(strides)} and "
@@ -94,30 +95,13 @@ def conv_weight_grad(
     return arguments
 
 
-def _check_sources(x: Sequence[PlaneArgs], grad_y: PlaneArgs) -> int:
-    """Check the images; returns the channels of ``x``."""
-    if not 1 <= len(x) <= MAX_SOURCES:
-        raise ArrayError(f"{_NAME}: x must be 1 to {MAX_SOURCES} images, got {len(x)}.")
-    for name, image in [("x", one) for one in x] + [("grad_y", grad_y)]:
-        if image.dtype not in (F32, BF16):
-            raise ArrayError(
-                f"{_NAME}: {name} must be float32 or bfloat16, got type {image.dtype}."
-            )
-        if min(image.channels, image.height, image.width) < 1:
-            raise ArrayError(
-                f"{_NAME}: {name} must have pixels, got {image.channels} channels of "
-                f"{image.height}x{image.width}."
-            )
-    sizes = {(one.height, one.width) for one in x}
-    if len(sizes) > 1:
-        raise ArrayError(f"{_NAME}: the images x must have one size, got {sorted(sizes)}.")
-    return sum(one.channels for one in x)
-
-
-def _check_result(
+def check_result(
     name: str, tensor: TensorArgs, begins: tuple[int, ...], rank: int
 ) -> tuple[int, ...]:
-    """Check that ``tensor`` is contiguous float32 of this rank and these first sizes."""
+    """Raise an `ArrayError` unless ``tensor`` is contiguous float32 of this rank and first sizes.
+
+    Returns its shape.
+    """
     shape = tuple(tensor.shape[: tensor.rank])
     strides = tuple(tensor.strides[: tensor.rank])
     if len(shape) != rank or shape[: len(begins)] != begins or min(shape) < 1:

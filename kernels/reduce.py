@@ -48,6 +48,27 @@ def reduce(
         ArrayError: if the shapes do not fit together or there is no such reduction.
     """
     shape = tuple(x.shape[: x.rank])
+    check_reduction(shape, y, how, axes, before, after)
+    return ReduceArgs(
+        x=x,
+        y=y,
+        how=HOW[how],
+        before=BEFORE[before],
+        axes=sum(1 << axis for axis in set(axes)),
+        root=AFTER[after],
+        scale=scale,
+    )
+
+
+def check_reduction(
+    shape: Sequence[int],
+    y: TensorArgs,
+    how: str,
+    axes: Sequence[int],
+    before: str | None,
+    after: str | None,
+) -> None:
+    """Raise an `ArrayError` unless ``y`` can hold this reduction of a tensor of ``shape``."""
     for name, value, known in (
         ("how", how, HOW),
         ("before", before, BEFORE),
@@ -62,12 +83,3 @@ def reduce(
     wanted = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     if tuple(y.shape[: y.rank]) != wanted:
         raise ArrayError(f"reduce: y must be {wanted}, got {tuple(y.shape[: y.rank])}.")
-    return ReduceArgs(
-        x=x,
-        y=y,
-        how=HOW[how],
-        before=BEFORE[before],
-        axes=sum(1 << axis for axis in set(axes)),
-        root=AFTER[after],
-        scale=scale,
-    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
 from edgeadapt.errors import ArrayError
 from edgeadapt.kernels.checks import check_images, check_size, size_of
-from edgeadapt.kernels.tensors import PlaneArgs
+from edgeadapt.kernels.tensors import ImageBase, PlaneArgs
 
 MODES = ("linear", "nearest")
 
@@ -62,13 +63,29 @@ def _arguments(
     scale: float,
     add: PlaneArgs | None,
 ) -> ResizeArgs:
-    if mode not in MODES:
-        raise ArrayError(f"{kernel}: mode must be one of {', '.join(MODES)}, got {mode!r}.")
     x, y = source[0], target[0]
     images = {source[1]: x, target[1]: y} | ({} if add is None else {"add": add})
-    check_images(kernel, images, x.channels)
-    if add is not None:
-        check_size(kernel, "add", add, y.height, y.width)
+    factor, enlarge = check_resize(kernel, images, x.channels, forward, mode, scale)
+    return ResizeArgs(x, add or PlaneArgs(), y, factor, enlarge, mode == "linear")
+
+
+def check_resize(
+    kernel: str,
+    images: Mapping[str, ImageBase],
+    channels: int,
+    forward: tuple[ImageBase, ImageBase],
+    mode: str,
+    scale: float,
+) -> tuple[int, bool]:
+    """Raise an `ArrayError` unless ``forward``, before and after, and ``add`` fit together.
+
+    Returns the whole number, and whether it enlarges.
+    """
+    if mode not in MODES:
+        raise ArrayError(f"{kernel}: mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    check_images(kernel, images, channels)
+    if "add" in images:
+        check_size(kernel, "add", images["add"], images["y"].height, images["y"].width)
     factor, enlarge = whole_factor(kernel, scale)
     before, after = forward
     for small, large in ((before.height, after.height), (before.width, after.width)):
@@ -77,7 +94,7 @@ def _arguments(
                 f"{kernel}: {size_of(before)} resized by {scale:g} ({mode}) cannot be "
                 f"{size_of(after)}."
             )
-    return ResizeArgs(x, add or PlaneArgs(), y, factor, enlarge, mode == "linear")
+    return factor, enlarge
 
 
 def whole_factor(kernel: str, scale: float) -> tuple[int, bool]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.cuda.checks import check_images, check_size
+from edgeadapt.kernels.checks import check_images, check_size, check_sources
 from edgeadapt.kernels.cuda.conv_geometry import (
     MAX_PHASES,
     Axis,
@@ -115,7 +115,7 @@ def conv(
     Raises:
         ArrayError: if the sizes or types do not fit together.
     """
-    inputs = _check_images(x, y)
+    inputs = check_sources("conv", x, MAX_SOURCES, "y", y)
     if inputs % spec.group or y.channels % spec.group:
         raise ArrayError(
             f"conv: group must divide the channels of x and y, {inputs} and {y.channels}, got "
@@ -234,19 +234,6 @@ def _vectors(family: Family, spec: ConvSpec, common: CommonArgs) -> int:
 def _bits(value: float) -> int:
     """Of a float32."""
     return int.from_bytes(struct.pack("<f", value), "little")
-
-
-def _check_images(x: Sequence[ImageArgs], y: ImageArgs) -> int:
-    """Check the images; returns the channels of ``x``."""
-    if not 1 <= len(x) <= MAX_SOURCES:
-        raise ArrayError(f"conv: x must be 1 to {MAX_SOURCES} images, got {len(x)}.")
-    for one in x:
-        check_images("conv", {"x": one}, one.channels)
-    check_images("conv", {"y": y}, y.channels)
-    sizes = sorted({(one.height, one.width) for one in x})
-    if len(sizes) > 1:
-        raise ArrayError(f"conv: the images x must have one size, got {sizes}.")
-    return sum(one.channels for one in x)
 
 
 def _check_flat(name: str, tensor: TensorArgs, size: int, dtype: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from math import prod
 
 from edgeadapt.errors import ArrayError
+from edgeadapt.kernels.checks import check_sources
+from edgeadapt.kernels.conv_weight_grad import check_result
 from edgeadapt.kernels.cuda.conv_weight_grad_plan import (
     MAX_SOURCES,
     SUM_THREADS,
@@ -18,7 +20,7 @@ from edgeadapt.kernels.cuda.conv_weight_grad_plan import (
     plan,
 )
 from edgeadapt.kernels.cuda.launch import Launch, Work
-from edgeadapt.kernels.cuda.tensors import DTYPES, ImageArgs, TensorArgs
+from edgeadapt.kernels.cuda.tensors import ImageArgs, TensorArgs
 
 _NAME = "conv_weight_grad"
 _ALIGNMENT = 256  # of scratch memory
@@ -110,17 +112,17 @@ def conv_weight_grad(
     Raises:
         ArrayError: if the sizes or types do not fit together.
     """
-    channels = _check_images(x, grad_y)
+    channels = check_sources(_NAME, x, MAX_SOURCES, "grad_y", grad_y)
     if group < 1 or channels % group or grad_y.channels % group:
         raise ArrayError(
             f"{_NAME}: group must divide the channels of x and grad_y, {channels} and "
             f"{grad_y.channels}, got {group}."
         )
-    kernel = _check_result("weight", weight, (grad_y.channels, channels // group), 4)[2:]
+    kernel = check_result("weight", weight, (grad_y.channels, channels // group), 4)[2:]
     if bias is not None:
         if bias_of not in ("grad_y", "x"):
             raise ArrayError(f"{_NAME}: bias_of must be 'grad_y' or 'x', got {bias_of!r}.")
-        _check_result("bias", bias, (channels if bias_of == "x" else grad_y.channels,), 1)
+        check_result("bias", bias, (channels if bias_of == "x" else grad_y.channels,), 1)
     if min(*strides, *dilations) < 1:
         raise ArrayError(
             f"{_NAME}: strides and dilations must be positive, got {tuple(strides)} and "
@@ -209,44 +211,3 @@ def _work(
 
 def _aligned(count: int) -> int:
     return -(-count // _ALIGNMENT) * _ALIGNMENT
-
-
-def _check_images(x: Sequence[ImageArgs], grad_y: ImageArgs) -> int:
-    """Check the images; returns the channels of ``x``."""
-    if not 1 <= len(x) <= MAX_SOURCES:
-        raise ArrayError(f"{_NAME}: x must be 1 to {MAX_SOURCES} images, got {len(x)}.")
-    for name, image in [("x", one) for one in x] + [("grad_y", grad_y)]:
-        if image.dtype not in (DTYPES["f32"], DTYPES["f16"], DTYPES["bf16"]):
-            raise ArrayError(
-                f"{_NAME}: {name} must be float32, float16 or bfloat16, got type {image.dtype}."
-            )
-        if min(image.channels, image.height, image.width) < 1:
-            raise ArrayError(
-                f"{_NAME}: {name} must have pixels, got {image.channels} channels of "
-                f"{image.height}x{image.width}."
-            )
-    sizes = {(one.height, one.width) for one in x}
-    if len(sizes) > 1:
-        raise ArrayError(f"{_NAME}: the images x must have one size, got {sorted(sizes)}.")
-    return sum(one.channels for one in x)
-
-
-def _check_result(
-    name: str, tensor: TensorArgs, begins: tuple[int, ...], rank: int
-) -> tuple[int, ...]:
-    """Check that ``tensor`` is contiguous float32 of this rank and these first sizes."""
-    shape = tuple(tensor.shape[: tensor.rank])
-    strides = tuple(tensor.strides[: tensor.rank])
-    if len(shape) != rank or shape[: len(begins)] != begins or min(shape) < 1:
-        wanted = ", ".join([*map(str, begins), *["..."] * (rank > len(begins))])
-        raise ArrayError(f"{_NAME}: {name} must be ({wanted}), got {shape}.")
-    contiguous = all(
-        size == 1 or stride == prod(shape[axis + 1 :])
-        for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
-    )
-    if tensor.dtype != DTYPES["f32"] or not contiguous:
-        raise ArrayError(
-            f"{_NAME}: {name} must be contiguous float32, got type {tensor.dtype} with strides "
-            f"{strides}."
-        )
-    return shape

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.cuda.checks import check_images, check_size, size_of
+from edgeadapt.kernels.checks import check_images, check_size, size_of
 from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.kernels.cuda.tensors import ImageArgs
 from edgeadapt.kernels.image import MAX_LEVELS

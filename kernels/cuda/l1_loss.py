@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.cuda.checks import FLOATS
 from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.kernels.cuda.tensors import DTYPES, ImageArgs, TensorArgs
 from edgeadapt.kernels.cuda.walk import ChunksArgs, OperandArgs, image_tensor, in_chunks
@@ -57,7 +56,7 @@ def l1_loss(
             raise ArrayError(
                 f"l1_loss: {name} must be the size of a, (1, C, H, W), got {image.shape}."
             )
-        if image.dtype not in FLOATS:
+        if not image.elements.is_float(image.dtype):
             raise ArrayError(f"l1_loss: {name} must be float32, float16 or bfloat16, got bool.")
     if value.dtype != DTYPES["f32"] or any(value.shape[axis] != 1 for axis in range(value.rank)):
         raise ArrayError(

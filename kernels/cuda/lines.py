@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.cuda.checks import size_of
+from edgeadapt.kernels.checks import size_of
 from edgeadapt.kernels.cuda.launch import MAX_GRID, Extent, Launch, Work
 from edgeadapt.kernels.cuda.tensors import DTYPES, ImageArgs
 

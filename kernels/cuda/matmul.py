@@ -6,7 +6,6 @@ import ctypes
 from math import prod
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.cuda.checks import FLOATS
 from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.kernels.cuda.tensors import TensorArgs
 
@@ -32,7 +31,7 @@ def matmul(a: TensorArgs, b: TensorArgs, y: TensorArgs, *, scratch: int = 0) -> 
     """
     shapes = [tuple(tensor.shape[: tensor.rank]) for tensor in (a, b, y)]
     for name, tensor, shape in zip("aby", (a, b, y), shapes, strict=True):
-        if tensor.dtype not in FLOATS:
+        if not tensor.elements.is_float(tensor.dtype):
             raise ArrayError(f"matmul: {name} must be float32, float16 or bfloat16, got bool.")
         if len(shape) < 2 or len(shape) != a.rank or 0 in shape:
             raise ArrayError(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 
-from edgeadapt.kernels.checks import check_positive
-from edgeadapt.kernels.cuda.checks import check_images, check_size
+from edgeadapt.kernels.checks import check_images, check_positive, check_size
 from edgeadapt.kernels.cuda.launch import Work
 from edgeadapt.kernels.cuda.lines import channels_last, over_lines
 from edgeadapt.kernels.cuda.tensors import ImageArgs

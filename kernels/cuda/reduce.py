@@ -6,11 +6,10 @@ import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from edgeadapt.errors import ArrayError
 from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.kernels.cuda.tensors import TensorArgs
 from edgeadapt.kernels.cuda.walk import AxesArgs, Longs, Merged, merge_axes
-from edgeadapt.kernels.reduce import AFTER, BEFORE, HOW
+from edgeadapt.kernels.reduce import AFTER, BEFORE, HOW, check_reduction
 
 _THREADS = 256
 _WARP = 32
@@ -63,7 +62,7 @@ def reduce(
         ArrayError: if the shapes do not fit together or there is no such reduction.
     """
     shape = tuple(x.shape[: x.rank])
-    _check(shape, y, how, axes, before, after)
+    check_reduction(shape, y, how, axes, before, after)
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     outer = merge_axes([shape[a] for a in kept], [[t.strides[a] for a in kept] for t in (x, y)])
     gone = [axis for axis in range(len(shape)) if axis in axes]
@@ -76,30 +75,6 @@ def reduce(
         how=HOW[how], before=BEFORE[before], root=AFTER[after], scale=scale, scratch=scratch,
     )  # fmt: skip
     return _launches(arguments, _share(outer, inner, arguments))
-
-
-def _check(
-    shape: tuple[int, ...],
-    y: TensorArgs,
-    how: str,
-    axes: Sequence[int],
-    before: str | None,
-    after: str | None,
-) -> None:
-    for name, value, known in (
-        ("how", how, [*HOW]),
-        ("before", before, [*BEFORE]),
-        ("after", after, [*AFTER]),
-    ):
-        if value not in known:
-            raise ArrayError(f"reduce: {name} must be one of {known}, got {value!r}.")
-    if 0 in shape:
-        raise ArrayError(f"reduce: x must have elements, got shape {shape}.")
-    if any(not 0 <= axis < len(shape) for axis in axes):
-        raise ArrayError(f"reduce: axes must be of {len(shape)}, got {tuple(axes)}.")
-    wanted = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-    if tuple(y.shape[: y.rank]) != wanted:
-        raise ArrayError(f"reduce: y must be {wanted}, got {tuple(y.shape[: y.rank])}.")
 
 
 class _Share(NamedTuple):

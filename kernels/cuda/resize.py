@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 
-from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.cuda.checks import check_images, check_size, size_of
 from edgeadapt.kernels.cuda.launch import Work
 from edgeadapt.kernels.cuda.lines import channels_last, over_lines
 from edgeadapt.kernels.cuda.tensors import ImageArgs
-from edgeadapt.kernels.resize import MODES, fits, whole_factor
+from edgeadapt.kernels.resize import check_resize
 
 
 class ResizeArgs(ctypes.Structure):
@@ -75,21 +73,9 @@ def _work(
     scale: float,
     add: ImageArgs | None,
 ) -> Work:
-    if mode not in MODES:
-        raise ArrayError(f"{kernel}: mode must be one of {', '.join(MODES)}, got {mode!r}.")
     x, y = source[0], target[0]
     images = {source[1]: x, target[1]: y} | ({} if add is None else {"add": add})
-    check_images(kernel, images, x.channels)
-    if add is not None:
-        check_size(kernel, "add", add, y.height, y.width)
-    factor, enlarge = whole_factor(kernel, scale)
-    before, after = forward
-    for small, large in ((before.height, after.height), (before.width, after.width)):
-        if not fits(small, large, factor, enlarge, mode):
-            raise ArrayError(
-                f"{kernel}: {size_of(before)} resized by {scale:g} ({mode}) cannot be "
-                f"{size_of(after)}."
-            )
+    factor, enlarge = check_resize(kernel, images, x.channels, forward, mode, scale)
     linear = mode == "linear"
     args = ResizeArgs(x, add or ImageArgs(), y, factor, enlarge, linear, channels_last(y))
     return over_lines(kernel, y, images.values(), args)
