@@ -21,6 +21,19 @@ def flops(op: Op, program: Program) -> int:
     return sum(tensor.size for tensor in outputs.values())
 
 
+def products(op: Op, program: Program) -> int | None:
+    """Of a convolution, its gradient or a matrix product what the direct algorithm multiplies and
+    adds, without bias and whatever else was fused with it; None of any other operation.
+
+    It is what `torch.utils.flop_counter` counts, but for weight gradients by groups, which that
+    takes for dense (``group`` times as much).
+    """
+    inputs = {role: program.tensors[name] for role, name in op.inputs.items()}
+    outputs = {role: program.tensors[name] for role, name in op.outputs.items()}
+    rule = _PRODUCTS.get(op.kind)
+    return None if rule is None else rule(op, inputs, outputs)
+
+
 def traffic(op: Op, program: Program) -> int:
     """Bytes read and written if each operand crosses to memory once."""
     names = dict.fromkeys((*op.inputs.values(), *op.outputs.values()))
@@ -38,19 +51,28 @@ def _extent(tensor: Tensor) -> int:
     return prod(1 if stride == 0 else n for n, stride in lengths) * BYTES[tensor.dtype]
 
 
-def _conv(op: Op, inputs: Operands, outputs: Operands) -> int:
-    """A product and a sum for each tap, then one operation for each step that follows."""
+def _conv_products(op: Op, inputs: Operands, outputs: Operands) -> int:
+    """A product and a sum for each tap."""
     y, channels = outputs["y"], sum(x.shape[1] for x in _sources(inputs))
     pixels = prod((inputs["x0"] if op.attributes["transposed"] else y).shape[2:])
     taps = prod(op.attributes["kernel"]) * channels // op.attributes["group"]
+    return 2 * pixels * y.shape[1] * taps
+
+
+def _conv(op: Op, inputs: Operands, outputs: Operands) -> int:
+    """The products, then one operation for each step that follows."""
     after = sum(role in inputs for role in ("bias", "add0", "add1", "post", "mask"))
     after += op.attributes.get("slope") is not None
-    return 2 * pixels * y.shape[1] * taps + after * y.size
+    return _conv_products(op, inputs, outputs) + after * outputs["y"].size
+
+
+def _weight_grad_products(op: Op, inputs: Operands, outputs: Operands) -> int:
+    return 2 * outputs["weight"].size * prod(inputs["grad_y"].shape[2:])
 
 
 def _weight_grad(op: Op, inputs: Operands, outputs: Operands) -> int:
     grad_y, weight = inputs["grad_y"], outputs["weight"]
-    total = 2 * weight.size * prod(grad_y.shape[2:])
+    total = _weight_grad_products(op, inputs, outputs)
     total += weight.size if "sum_weight" in inputs else 0
     if "bias" in outputs:
         of_x = op.attributes["bias_of"] == "x"
@@ -74,12 +96,21 @@ def _pool(op: Op, inputs: Operands, outputs: Operands) -> int:
     return windows * prod(op.attributes["kernel"])
 
 
+def _matmul(op: Op, inputs: Operands, outputs: Operands) -> int:
+    return 2 * outputs["y"].size * inputs["a"].shape[-1]
+
+
+_PRODUCTS: Mapping[str, Callable[[Op, Operands, Operands], int]] = {
+    "conv": _conv_products,
+    "conv_weight_grad": _weight_grad_products,
+    "matmul": _matmul,
+}
 _RULES: Mapping[str, Callable[[Op, Operands, Operands], int]] = {
     "conv": _conv,
     "conv_weight_grad": _weight_grad,
     "pointwise": lambda op, i, o: len(op.attributes["expression"]) * o["y"].size,
     "reduce": lambda op, i, o: (1 + (op.attributes["before"] is not None)) * i["x"].size,
-    "matmul": lambda op, i, o: 2 * o["y"].size * i["a"].shape[-1],
+    "matmul": _matmul,
     "resize": _resize,
     "resize_grad": _resize,
     "avg_pool": _pool,

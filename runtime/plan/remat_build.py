@@ -70,6 +70,11 @@ def is_repeated(op: Op) -> bool:
     return any(_AGAIN in name for name in op.outputs.values())
 
 
+def original(name: str) -> str:
+    """What a tensor was called before it was computed again; its own name if it was not."""
+    return name.partition(_AGAIN)[0]
+
+
 def _numbered(name: str, number: int) -> str:
     return f"{name}{_AGAIN}{number}" if number > 0 else name
 
