@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from edgeadapt.runtime.plan.compile import (
 )
 from edgeadapt.runtime.plan.ir import Storage
 from edgeadapt.runtime.plan.memory import Memory, hold_constants
+from edgeadapt.runtime.profile.native import ProgramProfiler
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 U8 = npt.NDArray[np.uint8]
@@ -96,9 +98,26 @@ class NativeBackend(HostBackend):
         """One step after the other, then the loss."""
         return take_steps(self, scope, frame, optimizer, steps)
 
-    def _run(self, work: _Work, frame: Frame) -> _Placed:
+    def step_profiler(self, scope: str, frame: Frame, optimizer: Optimizer) -> ProgramProfiler:
+        """Takes the time of each operation of a step."""
+        work = self._step_work(scope, optimizer)
+        return self._profiler(work, frame, None if isinstance(optimizer, Sgd) else optimizer)
+
+    def restore_profiler(self, frame: Frame) -> ProgramProfiler:
+        """Takes the time of each operation of a restoration."""
+        return self._profiler(_Work(RESTORE_GRAPH, original=True), frame)
+
+    def _profiler(
+        self, work: _Work, frame: Frame, optimizer: Optimizer | None = None
+    ) -> ProgramProfiler:
+        program = self._find(work, frame).bound.memory.program
+        return ProgramProfiler(
+            work.graph, program, lambda taken: self._run(work, frame, taken), optimizer
+        )
+
+    def _run(self, work: _Work, frame: Frame, nanoseconds: Any = None) -> _Placed:
         placed = self._find(work, frame)
-        self._library.run(placed.bound.calls, self._team)
+        self._library.run(placed.bound.calls, self._team, nanoseconds)
         return placed
 
     def _step_work(self, scope: str, optimizer: Optimizer) -> _Work:

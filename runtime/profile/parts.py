@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Group = Literal["forward", "input-gradient", "weight-gradient", "pointwise", "optimizer", "other"]
 GROUPS: tuple[Group, ...] = get_args(Group)
+
+
+def median_index(seconds: Sequence[float]) -> int:
+    """Which of several times is the median one, the lower of two."""
+    order = sorted(range(len(seconds)), key=seconds.__getitem__)
+    return order[(len(order) - 1) // 2]
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,12 @@ class Profile:
     @property
     def median(self) -> int:
         """Which repetition is the median one by ``whole``, the lower of two."""
-        order = sorted(range(len(self.whole)), key=self.whole.__getitem__)
-        return order[(len(order) - 1) // 2]
+        return median_index(self.whole)
 
     @property
     def overhead(self) -> float:
         """What profiling adds to the median run, as a part of it: 0.01 is one percent."""
-        plain = sorted(self.plain)[(len(self.plain) - 1) // 2]
-        return self.whole[self.median] / plain - 1
+        return self.whole[self.median] / self.plain[median_index(self.plain)] - 1
 
     @property
     def covered(self) -> float:
