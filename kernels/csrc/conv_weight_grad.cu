@@ -116,13 +116,22 @@ EA_KERNEL(conv_weight_grad_channels, ChannelSumsArgs, weight_grad::threads) {
 }
 
 struct PartSumsArgs {
-  const float* weight_parts;  // (weight_chunks, weights)
+  // (weight_chunks, weights), each in the order of the parameter; with taps (1, O, taps, inputs),
+  // as cuDNN gives them.
+  const float* weight_parts;
   const float* bias_parts;    // (bias_chunks, biases)
   float* weight;
   float* bias;
   int64_t weights, biases, weight_chunks, bias_chunks;
   int64_t add_weight, add_bias;  // += instead of =
+  int64_t taps, inputs;
 };
+
+// Where weight i of the parameter (O, inputs, taps) is in (O, taps, inputs).
+EA_DEVICE int64_t channels_last(int64_t i, int64_t taps, int64_t inputs) {
+  const int64_t output = i / (inputs * taps), input = i / taps % inputs, tap = i % taps;
+  return (output * taps + tap) * inputs + input;
+}
 
 // Adds up the chunks: eight threads for each of 32 sums, then one. The first blocks have weights,
 // the others biases.
@@ -136,10 +145,11 @@ EA_KERNEL(conv_weight_grad_sum, PartSumsArgs, weight_grad::threads) {
   const int64_t count = is_bias ? args.biases : args.weights;
   const int64_t chunks = is_bias ? args.bias_chunks : args.weight_chunks;
   const float* const parts = is_bias ? args.bias_parts : args.weight_parts;
+  const int64_t at = is_bias || args.taps == 0 ? i : channels_last(i, args.taps, args.inputs);
   float sum = 0.0f;
   if (i < count) {
 #pragma unroll 4
-    for (int64_t chunk = part; chunk < chunks; chunk += warps) sum += parts[chunk * count + i];
+    for (int64_t chunk = part; chunk < chunks; chunk += warps) sum += parts[chunk * count + at];
   }
   shared[part][lane] = sum;
   __syncthreads();

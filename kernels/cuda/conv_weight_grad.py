@@ -1,4 +1,6 @@
-"""The gradient of a convolution in its weight and bias: csrc/conv_weight_grad.cu, .._mma.cu."""
+"""The gradient of a convolution in its weight and bias: csrc/conv_weight_grad.cu, .._mma.cu.
+
+The last launch also takes what another library has multiplied, in that library's order."""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Sequence
 from math import prod
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.checks import check_sources
+from edgeadapt.kernels.checks import check_pixels, check_sources
 from edgeadapt.kernels.conv_weight_grad import check_result
 from edgeadapt.kernels.cuda.conv_weight_grad_plan import (
     MAX_SOURCES,
@@ -77,6 +79,8 @@ class PartSumsArgs(ctypes.Structure):
         ("bias_chunks", ctypes.c_int64),
         ("add_weight", ctypes.c_int64),
         ("add_bias", ctypes.c_int64),
+        ("taps", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
     )
 
 
@@ -170,7 +174,7 @@ def _work(
     apart = results.biases > 0 and bias_of_x and not plan.meets_all_of_x
     results.weight_chunks, results.bias_chunks = plan.chunks, plan.chunks
     if apart:
-        results.bias_chunks = min(64, -(-prod(problem.x_size) // 1024))
+        results.bias_chunks = _bias_chunks(x[0])
     weight_bytes = _aligned(4 * results.weights * results.weight_chunks)
     results.weight_parts, results.bias_parts = scratch, scratch + weight_bytes
     arguments = ConvWeightGradArgs(
@@ -199,14 +203,73 @@ def _work(
     grid = (plan.rectangles * problem.group * prod(plan.blocks), plan.chunks, 1)
     launches = [Launch(plan.kernel, grid, (THREADS, 1, 1), arguments)]
     if apart:
-        channels = ChannelSumsArgs(
-            sources, results.bias_parts, len(x), results.biases, results.bias_chunks
-        )
-        grid = (-(-results.biases // UNIT), results.bias_chunks, 1)
-        launches.append(Launch("conv_weight_grad_channels", grid, (THREADS, 1, 1), channels))
-    blocks = -(-results.weights // SUM_THREADS) + -(-results.biases // SUM_THREADS)
-    launches.append(Launch("conv_weight_grad_sum", (blocks, 1, 1), (THREADS, 1, 1), results))
+        launches.append(_channel_sums(x, results))
+    launches.append(_sum(results))
     return Work(tuple(launches), weight_bytes + _aligned(4 * results.biases * results.bias_chunks))
+
+
+def from_channels_last(
+    products: int,
+    weight: TensorArgs,
+    bias: TensorArgs | None = None,
+    of: ImageArgs | None = None,
+    *,
+    add_weight: bool = False,
+    add_bias: bool = False,
+    scratch: int = 0,
+) -> Work:
+    """What writes ``weight`` (O, C, kh, kw) and ``bias`` where a library has multiplied.
+
+    At ``products`` lie the sums, float32 (O, kh, kw, C) without gaps. ``bias`` sums the image
+    ``of`` over pixels. Results are as those of `conv_weight_grad`.
+
+    Raises:
+        ArrayError: if the sizes or types do not fit together.
+    """
+    outputs, inputs, *kernel = check_result("weight", weight, (), 4)
+    results = PartSumsArgs(
+        weight_parts=products,
+        bias_parts=scratch,
+        weight=weight.data,
+        weights=outputs * inputs * prod(kernel),
+        weight_chunks=1,
+        add_weight=add_weight,
+        add_bias=add_bias,
+        taps=prod(kernel),
+        inputs=inputs,
+    )
+    launches = []
+    if bias is not None and of is not None:
+        check_pixels(_NAME, "of", of)
+        check_result("bias", bias, (of.channels,), 1)
+        results.bias, results.biases = bias.data, of.channels
+        results.bias_chunks = _bias_chunks(of)
+        launches.append(_channel_sums([of], results))
+    launches.append(_sum(results))
+    return Work(tuple(launches), _aligned(4 * results.biases * results.bias_chunks))
+
+
+def _bias_chunks(image: ImageArgs) -> int:
+    return int(min(64, -(-image.height * image.width // 1024)))
+
+
+def _channel_sums(images: Sequence[ImageArgs], results: PartSumsArgs) -> Launch:
+    """What sums images over chunks of their pixels."""
+    channels = ChannelSumsArgs(
+        (ImageArgs * MAX_SOURCES)(*images),
+        results.bias_parts,
+        len(images),
+        results.biases,
+        results.bias_chunks,
+    )
+    grid = (-(-results.biases // UNIT), results.bias_chunks, 1)
+    return Launch("conv_weight_grad_channels", grid, (THREADS, 1, 1), channels)
+
+
+def _sum(results: PartSumsArgs) -> Launch:
+    """What adds up the chunks."""
+    blocks = -(-results.weights // SUM_THREADS) + -(-results.biases // SUM_THREADS)
+    return Launch("conv_weight_grad_sum", (blocks, 1, 1), (THREADS, 1, 1), results)
 
 
 def _aligned(count: int) -> int:
