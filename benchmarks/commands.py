@@ -6,6 +6,7 @@ import click
 
 from edgeadapt.benchmarks.peers_command import peers
 from edgeadapt.benchmarks.quality_command import quality
+from edgeadapt.benchmarks.search_command import search
 from edgeadapt.benchmarks.tradeoff_command import tradeoff
 
 
@@ -15,5 +16,6 @@ def bench() -> None:
 
 
 bench.add_command(quality)
+bench.add_command(search)
 bench.add_command(peers)
 bench.add_command(tradeoff)

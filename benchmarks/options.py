@@ -26,6 +26,21 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     return int(found[2]), int(found[1])
 
 
+def largest_size_option(command: Command) -> Command:
+    """--size: how much of each image is measured; None is all of it."""
+
+    def parse(ctx: click.Context, param: click.Parameter, value: str | None) -> object:
+        return None if value is None else parse_size(ctx, param, value)
+
+    option = click.option(
+        "--size",
+        callback=parse,
+        metavar="WIDTHxHEIGHT",
+        help="Only the middle of each image, at most so large.  [all of it]",
+    )
+    return option(command)
+
+
 def layout_options(command: Command) -> Command:
     """How the folder of --data is arranged."""
     for option in (

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 
 from edgeadapt.benchmarks.rows import INPUT, Key, Row, Table
 from edgeadapt.benchmarks.samples import Sample
-from edgeadapt.blur import Pair
+from edgeadapt.blur import Frame, Pair
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import ConfigError
 from edgeadapt.runtime.quality import measure
 from edgeadapt.runtime.session import Session, loss_rose
+from edgeadapt.testing import psnr
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,26 @@ def measure_image(session: Session, task: Task, step_size: float | None) -> list
         loss = done.losses[step] if step < len(done.losses) else None
         broken = step >= len(images) or loss is None
         reverted = step > 0 and (broken or loss_rose(done.losses[0], done.losses[step]))
-        image = images[0 if reverted else step]
-        rows.append(_row(task, step, pair, image, loss, reverted))
+        if reverted:
+            raw = psnr(images[step], pair.sharp) if step < len(images) else None
+            rows.append(replace(rows[1], step=step, loss=loss, reverted=True, raw_psnr=raw))
+        else:
+            rows.append(_row(task, step, pair, images[step], loss))
     return rows
 
 
-def _row(
-    task: Task, step: int, pair: Pair, image: object, loss: float | None = None, back: bool = False
-) -> Row:
-    quality = measure(image, pair.sharp)  # type: ignore[arg-type]
-    return Row(task.model.name, task.key, step, quality.psnr, quality.ssim, loss, back)
+def _row(task: Task, step: int, pair: Pair, image: Frame, loss: float | None = None) -> Row:
+    found = measure(image, pair.sharp)
+    return Row(
+        task.model.name,
+        task.key,
+        step,
+        psnr=found.psnr,
+        ssim=found.ssim,
+        loss=loss,
+        reverted=False,
+        raw_psnr=found.psnr,
+    )
 
 
 def _key(model: Model, shift: str, sample: Sample, digest: str, settings: Settings) -> Key:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from edgeadapt.benchmarks import plots
-from edgeadapt.benchmarks.options import layout_options, progress
+from edgeadapt.benchmarks.markdown import markdown_table, write_markdown
+from edgeadapt.benchmarks.options import largest_size_option, layout_options, progress
 from edgeadapt.benchmarks.quality import Settings, make_models, plan, run
 from edgeadapt.benchmarks.rows import Table
 from edgeadapt.benchmarks.samples import find_samples
@@ -23,6 +24,11 @@ from edgeadapt.runtime.report import console, print_table
 from edgeadapt.shifts import SHIFTS
 
 _ALL = "all"
+_NOTE = (
+    "PSNR in dB, RGB, averaged over the images of a recording, then over recordings. "
+    "raw gain: had no adaptation been taken back. SSIM: blurred, K=0, last. "
+    f"lowered: images that lose more than {LOWERED_DB:g} dB by adaptation."
+)
 _PATH = click.Path(path_type=Path)
 
 
@@ -31,6 +37,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--data", required=True, type=_PATH, help="Folder of recordings, pairs or photos.")
 @layout_options
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Images of each recording.")
+@largest_size_option
 @click.option(
     "--shift",
     "shifts",
@@ -59,6 +66,7 @@ _PATH = click.Path(path_type=Path)
     "-o", "--out", type=_PATH, help="CSV of every image and step; goes on where it ended."
 )
 @click.option("--plot/--no-plot", default=True, help="Beside the CSV, as PNG.")
+@click.option("--absolute", is_flag=True, help="Plot PSNR itself, not what each step adds.")
 def quality(
     bundles: Sequence[str],
     data: Path,
@@ -66,6 +74,7 @@ def quality(
     blur: str,
     sharp: str,
     limit: int | None,
+    size: tuple[int, int] | None,
     shifts: Sequence[str],
     controls: Sequence[str],
     steps: int | None,
@@ -75,6 +84,7 @@ def quality(
     threads: int | None,
     out: Path | None,
     plot: bool,
+    absolute: bool,
 ) -> None:
     """PSNR and SSIM of blurred images, of plain inference, and after each step of adaptation.
 
@@ -88,16 +98,20 @@ def quality(
     for model in models:  # refuses a wrong scope or number before the work
         flat_step_sizes(model.bundle, scope, step_size)
     settings = Settings(steps, scope, step_size, backend, threads)
-    samples = find_samples(data, layout, blur, sharp, limit)
+    samples = find_samples(data, layout, blur, sharp, limit, size)
     tasks = plan(models, samples, _chosen(shifts), settings)
     table = Table(out)
     missing = {task.key for task in tasks if table.get(task.key) is None}
     with progress("measuring", len(missing)) as advance:
         rows = run(tasks, settings, table, advance)
     summaries = summarize(tasks, rows)
-    _print_summaries(summaries)
+    columns, lines = _table(summaries)
+    print_table(columns, lines)
+    console().print(_NOTE)
+    if out is not None:
+        write_markdown(out.with_suffix(".md"), markdown_table(columns, lines), _NOTE)
     if out is not None and plot:
-        plots.write_plot(out.with_suffix(".png"), summaries)
+        plots.write_plot(out.with_suffix(".png"), summaries, absolute)
 
 
 def _check_out(out: Path, plot: bool) -> None:
@@ -113,18 +127,12 @@ def _chosen(shifts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(shifts)) or ["none"]
 
 
-def _print_summaries(summaries: Sequence[Summary]) -> None:
+def _table(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """One row for each model and shift; where K differs, missing steps are left empty."""
     most = max(len(summary.steps) for summary in summaries)
     columns = ["model", "shift", "images", "blurred", *(f"K={k}" for k in range(most)), "gain"]
-    print_table(
-        [*columns, "SSIM", "lowered", "reverted"], [_row(summary, most) for summary in summaries]
-    )
-    console().print(
-        "PSNR in dB, RGB, averaged over the images of a recording, then over recordings. "
-        "SSIM: blurred, K=0, last. "
-        f"lowered: images that lose more than {LOWERED_DB:g} dB by adaptation."
-    )
+    columns += ["raw gain", "SSIM", "lowered", "reverted"]
+    return columns, [_row(summary, most) for summary in summaries]
 
 
 def _row(summary: Summary, most: int) -> list[str]:
@@ -138,6 +146,7 @@ def _row(summary: Summary, most: int) -> list[str]:
         *steps,
         *([""] * (most - len(steps))),
         f"{summary.gains[-1]:+.3f}",
+        f"{summary.raw_gains[-1]:+.3f}",
         " ".join(f"{value:.4f}" for value in ssim),
         f"{summary.lowered:.0%}",
         f"{summary.reverted}",

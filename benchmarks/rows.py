@@ -41,6 +41,7 @@ class Row:
     ssim: float | None  # None for an image smaller than its window
     loss: float | None  # of the adaptation at these weights; None for INPUT and steps not taken
     reverted: bool  # after so many steps the session would have gone back to the bundle's weights
+    raw_psnr: float | None  # had it not; None where the steps led to what is not a number
 
 
 COLUMNS = columns(Row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeadapt.blur import Pair, synthesize_blur
@@ -25,11 +25,13 @@ class Sample:
     name: str  # of the sharp file
     sharp: Path
     blurred: Path | None
+    size: tuple[int, int] | None = None  # only the middle, at most this high and wide
 
     def load(self, shift: str) -> Pair:
-        """Both images, uint8 (H, W, 3), under ``shift``.
+        """Both images, uint8 (H, W, 3), or the middle of them, under ``shift``.
 
-        A photo is blurred by the synthetic blur of training, drawn from its recording and name.
+        A photo is blurred as a whole, by the synthetic blur of training, drawn from its recording
+        and name.
 
         Raises:
             ImageError: if a file cannot be read.
@@ -47,7 +49,7 @@ class Sample:
                 f"{_size(pair.sharp.shape)}.",
                 "both images of a pair must have the same size; remove or replace this pair.",
             )
-        return shift_pair(shift, pair, label)
+        return shift_pair(shift, pair if self.size is None else _middle(pair, self.size), label)
 
     def digest(self) -> str:
         """16 hexadecimal digits of the files' bytes: another picture of the same name differs."""
@@ -55,11 +57,18 @@ class Sample:
         for file in (self.blurred, self.sharp):
             digest.update(b"" if file is None else file.read_bytes())
             digest.update(b"|")
+        if self.size is not None:
+            digest.update(repr(self.size).encode())
         return digest.hexdigest()[:16]
 
 
 def find_samples(
-    folder: Path, layout: str = AUTO, blur: str = "", sharp: str = "sharp", limit: int | None = None
+    folder: Path,
+    layout: str = AUTO,
+    blur: str = "",
+    sharp: str = "sharp",
+    limit: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> list[Sample]:
     """The images of ``folder`` in one of `edgeadapt.layouts.LAYOUTS`; ``auto`` takes what fits.
 
@@ -69,6 +78,7 @@ def find_samples(
         blur: name of the folders of blurred images; "" takes blur, else blur_gamma.
         sharp: name of the folders of sharp images.
         limit: most images of one recording, spread evenly over it.
+        size: only the middle of each, at most this high and wide; None: whole images.
 
     Raises:
         DataError: if the folder does not exist or holds none of it.
@@ -78,7 +88,7 @@ def find_samples(
     for name in _READERS if layout == AUTO else [layout]:
         samples = _READERS[name](folder, blur, sharp)
         if samples:
-            return _thinned(samples, limit)
+            return [replace(sample, size=size) for sample in _thinned(samples, limit)]
     expected = "; or ".join(LAYOUTS.values()) if layout == AUTO else LAYOUTS[layout]
     raise DataError(f"{folder}: no images found for layout {layout!r}.", f"expected {expected}.")
 
@@ -129,6 +139,15 @@ def _thinned(samples: list[Sample], limit: int | None) -> list[Sample]:
         count = min(limit, len(group))
         kept += [group[(2 * part + 1) * len(group) // (2 * count)] for part in range(count)]
     return kept
+
+
+def _middle(pair: Pair, size: tuple[int, int]) -> Pair:
+    places = []
+    for have, want in zip(pair.sharp.shape[:2], size, strict=True):
+        start = max(0, have - want) // 2
+        places.append(slice(start, start + min(have, want)))
+    rows, cells = places
+    return Pair(pair.blurred[rows, cells].copy(), pair.sharp[rows, cells].copy())
 
 
 def _size(shape: tuple[int, ...]) -> str:

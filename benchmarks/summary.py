@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edgeadapt.benchmarks.quality import Task
@@ -46,11 +46,18 @@ class Summary:
     steps: tuple[Mean, ...]  # after 0, 1, ... K steps
     lowered: float  # share of the images that K steps lower by more than `LOWERED_DB`
     reverted: int  # images whose K steps were taken back
+    trained_steps: int  # K of the bundle
+    raw: tuple[float, ...]  # PSNR after 0, 1, ... K steps, had none been; NaN: not a number
 
     @property
     def gains(self) -> list[float]:
         """PSNR over plain inference, in dB, after 0, 1, ... K steps."""
         return [step.psnr - self.steps[0].psnr for step in self.steps]
+
+    @property
+    def raw_gains(self) -> list[float]:
+        """The same, had no adaptation been taken back: what the steps themselves do."""
+        return [psnr - self.steps[0].psnr for psnr in self.raw]
 
 
 def summarize(tasks: Sequence[Task], rows: Sequence[Sequence[Row]]) -> list[Summary]:
@@ -81,6 +88,10 @@ def _summarize(group: Sequence[tuple[Task, Sequence[Row]]]) -> Summary:
         steps=tuple(means[1:]),
         lowered=sum(lowered) / len(lowered),
         reverted=sum(image[last].reverted for image in images),
+        trained_steps=first.model.bundle.manifest.adaptation.steps,
+        raw=tuple(
+            mean_raw([image[step] for image in images], recordings) for step in range(last + 1)
+        ),
     )
 
 
@@ -94,6 +105,17 @@ def mean_quality(rows: Sequence[Measured], recordings: Sequence[str]) -> Mean:
         _average(_average(row.psnr for row in group) for group in groups),
         _average(_average(row.ssim for row in group if row.ssim is not None) for group in groups),
     )
+
+
+def mean_raw(rows: Sequence[Row], recordings: Sequence[str]) -> float:
+    """Mean PSNR had no adaptation been taken back, or NaN if one image has none."""
+    raw = [row.raw_psnr for row in rows]
+    if any(psnr is None for psnr in raw):
+        return math.nan
+    kept = [
+        replace(row, psnr=psnr) for row, psnr in zip(rows, raw, strict=True) if psnr is not None
+    ]
+    return mean_quality(kept, recordings).psnr
 
 
 def _average(values: Iterable[float]) -> float:

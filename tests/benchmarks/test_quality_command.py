@@ -179,6 +179,10 @@ def test_an_adaptation_that_is_taken_back_counts_as_plain_inference(
     for row in after:
         assert row["reverted"] == "True"
         assert row["psnr"] == plain[row["image"] + row["recording"]]
+    # What the steps themselves do is on record all the same: here one step leads to noise.
+    harmed = [row for row in after if row["raw_psnr"]]
+    assert harmed
+    assert all(float(row["raw_psnr"]) < float(row["psnr"]) - 1 for row in harmed)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wild")]
     assert line.split()[-2:] == ["0%", "3"]
 
@@ -217,10 +221,34 @@ def test_every_shift_is_a_row(tiny: Path, data: Path, tmp_path: Path, capsys: Ou
     blurred = {row["shift"]: row["psnr"] for row in read(out) if row["step"] == "-1"}
     assert len(set(blurred.values())) == len(SHIFTS)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[1] for row in rows if row[0] == "tiny"] == list(SHIFTS)
+    printed = [row for row in rows if row[0] == "tiny"]
+    assert [row[1] for row in printed] == list(SHIFTS)
+    # The same as a table for a document.
+    lines = out.with_suffix(".md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [" ".join(row).split() for row in cells if row[0] == "tiny"] == printed
+    assert len({len(row) for row in cells[: 2 + len(SHIFTS)]}) == 1
     assert bench(tiny, data, "--steps", 0, "--shift", "half", "--shift", "jpeg30") == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row[1] for row in rows if row[0] == "tiny"] == ["half", "jpeg30"]
+
+
+def test_size_takes_the_middle_of_larger_images(tiny: Path, data: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "data" / "small" / "blur", 1, 12, 40, seed=7)
+    write_pictures(tmp_path / "data" / "small" / "sharp", 1, 12, 40, seed=8)
+    out = tmp_path / "q.csv"
+    assert bench(tiny, data, "--steps", 0, "--size", "20x15", "-o", out) == 0
+    found = {(r["recording"], r["image"]): float(r["psnr"]) for r in read(out) if r["step"] == "-1"}
+    assert len(found) == 4
+    for (recording, name), psnr in found.items():
+        pair = [read_image(data / recording / side / name) for side in ("blur", "sharp")]
+        rows, cells = (
+            (slice(0, 12), slice(10, 30)) if recording == "small" else (slice(3, 18), slice(5, 25))
+        )
+        assert psnr == pytest.approx(scores(pair[0][rows, cells], pair[1][rows, cells])[0])
+    # The whole image is other work.
+    assert bench(tiny, data, "--steps", 0, "-o", out) == 0
+    assert len(read(out)) == 16
 
 
 def test_an_image_smaller_than_the_window_has_no_ssim(
