@@ -47,6 +47,10 @@ COMMANDS = {
     "demo": Entry(
         "edgeadapt.runtime.commands:demo", "Blur a photograph, adapt to it, restore it.", "demo"
     ),
+    "build": Entry(
+        "edgeadapt.runtime.tensorrt.command:build",
+        "Build an engine with TensorRT, or TensorRT-RTX.",
+    ),
     "doctor": Entry(
         "edgeadapt.runtime.doctor.command:doctor", "Say what is wrong with this machine."
     ),

@@ -1,0 +1,1 @@
+"""TensorRT: engines of a bundle's graphs, built once and run on the buffers of the CUDA engine."""
