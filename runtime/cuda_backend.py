@@ -70,6 +70,11 @@ class CudaBackend:
         self._plans: dict[tuple[str, str], DevicePlan] = {}
         self._placed: dict[_Work, Placed] = {}
 
+    @property
+    def device(self) -> Device:
+        """What it runs on: whoever takes times asks it for moments on its own clock."""
+        return self._device
+
     def open_frame(self, height: int, width: int) -> Frame:
         """A frame on the device; one made before cannot be used any more."""
         self._wait()
