@@ -8,6 +8,7 @@ from edgeadapt.benchmarks.peers_command import peers
 from edgeadapt.benchmarks.quality_command import quality
 from edgeadapt.benchmarks.search_command import search
 from edgeadapt.benchmarks.tradeoff_command import tradeoff
+from edgeadapt.benchmarks.video_command import video
 
 
 @click.group()
@@ -16,6 +17,7 @@ def bench() -> None:
 
 
 bench.add_command(quality)
+bench.add_command(video)
 bench.add_command(search)
 bench.add_command(peers)
 bench.add_command(tradeoff)
