@@ -178,7 +178,7 @@ _COLUMNS = [
 
 def _cells(row: Outcome) -> list[str]:
     recipe = row.recipe
-    losses = ["-" if loss is None else f"{loss:.5f}" for loss in (row.loss_first, row.loss_last)]
+    losses = ["-" if loss is None else f"{loss:.4g}" for loss in (row.loss_first, row.loss_last)]
     return [
         row.model,
         f"{'choose' if row.role == 'select' else 'report'}: {row.images} in {row.recordings}",
