@@ -40,7 +40,7 @@ HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 0.95, 2.
 # in another layout. In a large image one such pixel is little; in a small one it is not, but the
 # next image has none. A fault is in every image.
 _TRIES = 5
-CPU_BACKENDS = tuple(name for name in BACKENDS if name != "cuda")
+CPU_BACKENDS = tuple(name for name in BACKENDS if name not in ("cuda", "tensorrt"))
 PAUSE_SECONDS = 0.1  # threads of the engine before spin for a while after their work
 _TORCH = "torch"
 HALF = " bf16"  # the end of the name of a peer that computes in bfloat16

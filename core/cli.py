@@ -49,7 +49,7 @@ COMMANDS = {
     ),
     "build": Entry(
         "edgeadapt.runtime.tensorrt.command:build",
-        "Build an engine with TensorRT, or TensorRT-RTX.",
+        "Build an engine of TensorRT or TensorRT-RTX.",
     ),
     "doctor": Entry(
         "edgeadapt.runtime.doctor.command:doctor", "Say what is wrong with this machine."

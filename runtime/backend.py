@@ -30,12 +30,14 @@ class EngineOptions:
     """What a user may ask of an engine.
 
     ``threads`` None is the engine's choice. ``memory_budget`` is the most that a step's
-    intermediate values may take, in bytes; None: what is fastest.
+    intermediate values may take, in bytes; None: what is fastest. ``engine`` is a file that
+    `edgeadapt build` wrote, for the backend tensorrt; None: one of its cache, or a new one.
     """
 
     threads: int | None = None
     precision: Precision = "fp32"
     memory_budget: int | None = None
+    engine: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

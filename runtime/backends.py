@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from numbers import Integral
 from pathlib import Path
@@ -17,8 +18,7 @@ from edgeadapt.runtime.backend import (
 )
 from edgeadapt.runtime.optimizer import F32
 
-# Name -> (where its factory is, how to install what it needs); the first that can run the bundle
-# is what `auto` takes.
+# Name -> (where its factory is, how to install what it needs).
 BACKENDS = {
     "cuda": (
         "edgeadapt.runtime.cuda_backend:CudaBackend",
@@ -32,8 +32,14 @@ BACKENDS = {
         "edgeadapt.runtime.onnxruntime_backend:OnnxRuntimeBackend",
         "`pip install onnxruntime`",
     ),
+    "tensorrt": (
+        "edgeadapt.runtime.tensorrt_backend:TensorrtBackend",
+        "install edgeadapt anew",
+    ),
 }
 AUTO = "auto"
+# What `auto` tries, in this order. An engine of TensorRT takes minutes to build: it is asked for.
+AUTOMATIC = ("cuda", "native", "onnxruntime")
 # What the drivers of GPUs, of Jetsons and of Windows' Linux put into /dev.
 _GPU_FILES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg")
 
@@ -61,10 +67,12 @@ def open_backend(
             f"there is no backend {name!r}.", f"use one of {', '.join([AUTO, *BACKENDS])}."
         )
     checked = _checked(options or EngineOptions())
+    if checked.engine is not None and name != "tensorrt":
+        raise ConfigError(f"an engine is for the backend tensorrt, got {name}.")
     if name != AUTO:
         return _factory(name)(bundle, weights, gradients, checked)
     reasons: list[str] = []
-    for candidate in BACKENDS:
+    for candidate in AUTOMATIC:
         if candidate == "cuda" and not has_gpu():
             continue  # no reason to say anything
         try:
@@ -112,7 +120,7 @@ def _checked(options: EngineOptions) -> EngineOptions:
     budget = _checked_count(
         "memory_budget", options.memory_budget, "it is a number of bytes; leave it out for speed."
     )
-    return EngineOptions(threads, options.precision, budget)
+    return replace(options, threads=threads, memory_budget=budget)
 
 
 def _checked_count(name: str, value: object, hint: str) -> int | None:

@@ -109,6 +109,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @_THREADS
 @_PRECISION
 @_BUDGET
+@click.option("--engine", help="Of --backend tensorrt: a file that `edgeadapt build` wrote.")
 @_JSON
 def run(
     bundle: str,
@@ -124,6 +125,7 @@ def run(
     threads: int | None,
     precision: Precision,
     memory_budget: int | None,
+    engine: str | None,
     as_json: bool,
 ) -> None:
     """Adapt BUNDLE to each of INPUT... and restore it.
@@ -140,7 +142,7 @@ def run(
     settings = Settings(count, scope, step_size, every, keep_steps)
     results: list[Result] = []
     try:
-        with Session(opened, backend, threads, precision, memory_budget) as session:
+        with Session(opened, backend, threads, precision, memory_budget, engine) as session:
             _with_progress(session, jobs, settings, results)
     finally:  # Ctrl-C after an hour must not lose what that hour has shown
         if results:

@@ -63,6 +63,8 @@ class Session:
             in float32; on GPUs "tf32": products of 10 bits.
         memory_budget: bytes that the intermediate values of a step may take; what does not fit is
             computed again instead of kept. None: what is fastest.
+        engine: for the backend tensorrt, a file that `edgeadapt build` wrote for this bundle,
+            precision and size of images; None: one is built when it is needed, and kept.
 
     Raises:
         BundleError: if the bundle is not sound.
@@ -77,6 +79,7 @@ class Session:
         threads: int | None = None,
         precision: Precision = "fp32",
         memory_budget: int | None = None,
+        engine: str | Path | None = None,
     ) -> None:
         self.bundle = _opened(bundle)
         self._original = self.bundle.weights()
@@ -90,7 +93,9 @@ class Session:
             self.bundle,
             self._weights,
             self._gradients,
-            EngineOptions(threads, precision, memory_budget),
+            EngineOptions(
+                threads, precision, memory_budget, None if engine is None else str(engine)
+            ),
         )
 
     @property

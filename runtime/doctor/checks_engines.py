@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, EdgeadaptError
 from edgeadapt.kernels.library import Library
-from edgeadapt.runtime.backends import BACKENDS
+from edgeadapt.runtime.backends import AUTOMATIC
 from edgeadapt.runtime.doctor import probe
 from edgeadapt.runtime.doctor.findings import Finding, judged, note, ok, problem
 from edgeadapt.runtime.doctor.machine import Machine
@@ -81,7 +81,7 @@ def check_choice(machine: Machine) -> Iterator[Finding]:
         count = len(manifest.files)
         found = f"{manifest.model.name}, format {manifest.format_version}, {count} files unchanged"
         yield ok("bundle", found)
-    reasons = {name: _reason(machine, name, bundle) for name in BACKENDS}
+    reasons = {name: _reason(machine, name, bundle) for name in AUTOMATIC}
     chosen = next((name for name, reason in reasons.items() if not reason), "")
     machine.would_use = chosen
     if not chosen:

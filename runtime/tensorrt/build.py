@@ -22,7 +22,13 @@ from edgeadapt.runtime.tensorrt.engine_file import (
     write_engine,
 )
 from edgeadapt.runtime.tensorrt.library import Capability, Choices, Library
-from edgeadapt.runtime.tensorrt.models import RESTORE, Weights, engine_model, graph_file
+from edgeadapt.runtime.tensorrt.models import (
+    RESTORE,
+    Weights,
+    engine_model,
+    graph_file,
+    used_parameters,
+)
 from edgeadapt.runtime.tensorrt.target import architecture, check_target
 
 
@@ -100,7 +106,9 @@ def build_engine(
         built = library.build(model.SerializeToString(), choices, measured)
     if timings is not None and built.timing_cache:
         cache.keep(timings, built.timing_cache)
-    header = Header(FORMAT_VERSION, bundle.path.resolve().name, key, built.layers, built.tensors)
+    parameters = () if request.weights == "constant" else used_parameters(bundle, model)
+    name = bundle.path.resolve().name
+    header = Header(FORMAT_VERSION, name, key, built.layers, parameters, built.tensors)
     _keep(header, built.plan)
     return Engine(header, built.plan)
 

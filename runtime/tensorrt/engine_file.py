@@ -58,6 +58,7 @@ class Header:
     bundle: str  # name of its folder
     key: Key
     layers: int  # of the network before anything was fused
+    parameters: tuple[str, ...]  # that are inputs, or can be exchanged
     tensors: tuple[TensorInfo, ...]  # in the order of the network, inputs first
 
 

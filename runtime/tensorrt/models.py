@@ -83,6 +83,13 @@ def engine_model(
     return cast
 
 
+def used_parameters(bundle: Bundle, model: onnx.ModelProto) -> tuple[str, ...]:
+    """The parameters that a model of `engine_model` takes or holds, in the order of the table."""
+    graph = model.graph
+    names = {value.name for value in (*graph.input, *graph.initializer)}
+    return tuple(row.name for row in bundle.manifest.parameters if row.name in names)
+
+
 def check_size(bundle: Bundle, size: tuple[int, int]) -> None:
     """Raise a ConfigError if images of ``size`` do not go through the network as they are."""
     multiple = bundle.manifest.image.size_multiple
