@@ -35,6 +35,7 @@ class PeakCopyArgs(ctypes.Structure):
         ("source", ctypes.c_void_p),
         ("target", ctypes.c_void_p),
         ("count", ctypes.c_int64),
+        ("past_caches", ctypes.c_int64),
     )
 
 
@@ -60,8 +61,11 @@ def chains_arguments(values: F32, rounds: int, factor: float, term: float) -> Pe
     return PeakChainsArgs(values.ctypes.data, values.shape[0], rounds, factor, term)
 
 
-def copy_arguments(source: F32, target: F32) -> PeakCopyArgs:
-    """``target`` = ``source``: float32 of one size, whole lines of 64 bytes, past the caches.
+def copy_arguments(source: F32, target: F32, past_caches: bool) -> PeakCopyArgs:
+    """``target`` = ``source``: float32 of one size, in whole lines of 64 bytes.
+
+    The two may be the same array. Of another array ``past_caches`` leaves out that a line is read
+    before it is written.
 
     Raises:
         ArrayError: if an array is not contiguous float32, does not begin at a line or does not end
@@ -76,4 +80,4 @@ def copy_arguments(source: F32, target: F32) -> PeakCopyArgs:
             )
     if source.size != target.size:
         raise ArrayError(f"peak_copy: target must have {source.size} elements, got {target.size}.")
-    return PeakCopyArgs(source.ctypes.data, target.ctypes.data, source.size)
+    return PeakCopyArgs(source.ctypes.data, target.ctypes.data, source.size, past_caches)

@@ -1,5 +1,5 @@
 // What this machine can do at most, for a profile to hold other kernels to: multiply-adds that wait
-// for nothing but each other, and a copy that does not fit into any cache.
+// for nothing but each other, and memory that is read and written.
 #include "abi.h"
 #include "simd.h"
 #include "team.h"
@@ -21,8 +21,9 @@ struct PeakChainsArgs {
 
 struct PeakCopyArgs {
   const float* from;
-  float* to;      // both at a multiple of 64 bytes
+  float* to;  // both at a multiple of 64 bytes; may be the same
   int64_t count;  // of elements, a multiple of 16
+  int64_t past_caches;
 };
 
 // value <- step(value), `rounds` times for each chain
@@ -60,16 +61,23 @@ void peak_dot(const void* arguments, Team& team) {
   run_chains(a, team, [=](Vec value) { return dot(value, factor, term); });
 }
 
-void peak_copy(const void* arguments, Team& team) {
-  const auto& a = *static_cast<const PeakCopyArgs*>(arguments);
+template <bool past_caches>
+void copy(const PeakCopyArgs& a, Team& team) {
   constexpr int64_t line = 16, block = 1 << 18;  // elements: 64 bytes, and a megabyte for a task
   parallel(team, (a.count + block - 1) / block, [&](int64_t task, int64_t) {
     const int64_t end = (task + 1) * block < a.count ? (task + 1) * block : a.count;
     for (int64_t i = task * block; i < end; i += line)
-      for (int64_t part = 0; part < line; part += lanes)
-        store_past_caches(a.to + i + part, load(a.from + i + part));
+      for (int64_t at = i; at < i + line; at += lanes) {
+        const Vec value = load(a.from + at);
+        past_caches ? store_past_caches(a.to + at, value) : store(a.to + at, value);
+      }
     flush_stores();
   });
+}
+
+void peak_copy(const void* arguments, Team& team) {
+  const auto& a = *static_cast<const PeakCopyArgs*>(arguments);
+  a.past_caches ? copy<true>(a, team) : copy<false>(a, team);
 }
 
 int64_t no_scratch(const void*, int64_t) { return 0; }

@@ -53,7 +53,7 @@ class Peaks:
     """What a machine can do at most, as measured on it."""
 
     flops_per_second: Mapping[str, float]  # by the precision that is computed in
-    bytes_per_second: float  # read and written, of a copy between arrays larger than any cache
+    bytes_per_second: float  # read and written to equal parts, in arrays larger than any cache
     threads: int
     how: str  # in a few words, for people
 

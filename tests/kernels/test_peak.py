@@ -43,12 +43,15 @@ def test_the_factors_of_dot_are_rounded_to_bfloat16(call, guards, level):
     assert (values == 2).all()
 
 
+@pytest.mark.parametrize("past_caches", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("count", [16, 48, BLOCK + 16, 2 * BLOCK])
-def test_copy(call, guards, count, threads):
+def test_copy(call, guards, count, threads, past_caches):
     values = np.random.default_rng(count).standard_normal(count).astype(np.float32)
-    target = guards.empty((count,))
-    call("peak_copy", copy_arguments(guards.copy(values), target), threads)
+    source, target = guards.copy(values), guards.empty((count,))
+    call("peak_copy", copy_arguments(source, target, past_caches), threads)
+    assert (target == values).all()
+    call("peak_copy", copy_arguments(target, target, past_caches), threads)
     assert (target == values).all()
 
 
@@ -62,8 +65,8 @@ def test_what_does_not_fit_is_refused(guards):
         chains_arguments(values, -1, 1, 1)
     line = guards.empty((32,))
     with pytest.raises(ArrayError, match=r"source must .* float32 \(31,\) at 0 bytes behind"):
-        copy_arguments(line[:31], line[:31])
+        copy_arguments(line[:31], line[:31], True)
     with pytest.raises(ArrayError, match=r"target must .* float32 \(16,\) at 4 bytes behind"):
-        copy_arguments(line[:16], guards.empty((17,))[1:])
+        copy_arguments(line[:16], guards.empty((17,))[1:], True)
     with pytest.raises(ArrayError, match="target must have 32 elements, got 16"):
-        copy_arguments(line, guards.empty((16,)))
+        copy_arguments(line, guards.empty((16,)), True)
