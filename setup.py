@@ -1,6 +1,8 @@
 """Compile the native engine if there is a C++ compiler, and the CUDA kernels if there is nvcc.
 
 pyproject.toml says all else. EDGEADAPT_REQUIRE_CUDA=1 refuses to go without the CUDA kernels.
+_PYTHON_HOST_PLATFORM=linux-aarch64, Python's own variable for it, makes a wheel for another CPU,
+with a compiler like aarch64-linux-gnu-g++.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +34,12 @@ def load(name: str, file: str) -> ModuleType:
     return module
 
 
+def target() -> str:
+    """The CPU that the wheel is for; "" if it has no levels of its own."""
+    name = sysconfig.get_platform().removeprefix("linux-")
+    return name if name in native.LEVELS else ""
+
+
 native = load("edgeadapt_build_native", "kernels/build.py")
 cuda = load("edgeadapt_build_cuda", "kernels/cuda/build.py")
 CUDA_FILES = (cuda.FATBIN, cuda.RECORD)
@@ -47,7 +56,7 @@ class BuildNative(build_ext):
     def _compile_native(self) -> None:
         place = self._source() if self.inplace else self._built()
         try:
-            options = native.Options(flags=())
+            options = native.Options(flags=(), target=target())
             native.build(place.parent, Path(self.build_temp) / "native", options)
         except native.BuildError as error:
             place.unlink(missing_ok=True)
