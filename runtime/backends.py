@@ -32,6 +32,14 @@ BACKENDS = {
         "edgeadapt.runtime.onnxruntime_backend:OnnxRuntimeBackend",
         "`pip install onnxruntime`",
     ),
+    "onnxruntime-cuda": (
+        "edgeadapt.runtime.onnxruntime_backend:OnnxRuntimeCudaBackend",
+        "`pip install onnxruntime-gpu`",
+    ),
+    "onnxruntime-tensorrt": (
+        "edgeadapt.runtime.onnxruntime_backend:OnnxRuntimeTensorrtBackend",
+        "`pip install onnxruntime-gpu`",
+    ),
     "tensorrt": (
         "edgeadapt.runtime.tensorrt_backend:TensorrtBackend",
         "install edgeadapt anew",

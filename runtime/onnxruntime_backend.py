@@ -1,18 +1,26 @@
-"""ONNX Runtime on the CPU, reading and writing the session's arrays in place through IO binding."""
+"""ONNX Runtime, reading and writing memory that stays in place through IO binding.
+
+On the CPU that is the session's own arrays. On a GPU the library's memory is used, and weights,
+gradients and images are copied once each a run; the optimizer's step is taken on the host.
+"""
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
+from edgeadapt.casts import Precision as CastPrecision
+from edgeadapt.casts import cast_graph
 from edgeadapt.errors import BackendError, one_line
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.backend import EngineOptions, Evaluation, Frame, HostBackend, take_steps
+from edgeadapt.runtime.onnxruntime_memory import DeviceMemory, HostMemory, Memory, Place
+from edgeadapt.runtime.onnxruntime_providers import Asked, Kind, ask, check_opened
 from edgeadapt.runtime.optimizer import F32, Optimizer
 
 # Fatal only: what fails is raised, and the library would print it a second time.
@@ -24,15 +32,20 @@ onnxruntime.set_default_logger_severity(_QUIET)
 class OnnxRuntimeBackend(HostBackend):
     """See `edgeadapt.runtime.backend.Backend`. A graph is opened when it is first asked for."""
 
+    kind: Kind = "cpu"
+
     def __init__(
         self, bundle: Bundle, weights: F32, gradients: F32, options: EngineOptions
     ) -> None:
-        _refuse_what_only_native_has(options)
+        if options.memory_budget is not None:
+            raise BackendError(
+                "ONNX Runtime cannot keep to a memory budget.",
+                "leave it out, or use the backend native.",
+            )
+        self._asked = ask(self.kind, options.precision, bundle, onnxruntime)
         self._bundle = bundle
         self._options = _session_options(options.threads)
-        self._loss = np.zeros((), np.float32)
-        self._weights = _views(bundle, weights)
-        self._gradients = _views(bundle, gradients)
+        self._memory = self._open_memory(weights, gradients)
         self._engines: dict[str, Any] = {}
         self._calls: dict[str, _Call] = {}
 
@@ -44,33 +57,29 @@ class OnnxRuntimeBackend(HostBackend):
     def restore(self, frame: Frame) -> None:
         """Write ``frame.restored`` from the bundle's own weights."""
         if "restore" not in self._calls:
-            self._calls["restore"] = _Call(self._engine(RESTORE_GRAPH), {}, {})
-        self._calls["restore"].run(frame)
+            self._calls["restore"] = self._call(RESTORE_GRAPH, weights=False)
+        self._run("restore", frame, weights=False)
 
     def restore_adapted(self, frame: Frame) -> None:
         """Write ``frame.restored`` from the weights in use; what only the loss needs is skipped."""
         if "restore_adapted" not in self._calls:
-            self._calls["restore_adapted"] = _Call(self._engine(LOSS_GRAPH), self._weights, {})
-        self._calls["restore_adapted"].run(frame)
+            self._calls["restore_adapted"] = self._call(LOSS_GRAPH)
+        self._run("restore_adapted", frame)
 
     def loss(self, frame: Frame) -> float:
         """The loss at the session's weights; writes ``frame.restored`` too."""
         if "loss" not in self._calls:
-            outputs = {"loss": self._loss}
-            self._calls["loss"] = _Call(self._engine(LOSS_GRAPH), self._weights, outputs)
-        self._calls["loss"].run(frame)
-        return float(self._loss)
+            self._calls["loss"] = self._call(LOSS_GRAPH, loss=True)
+        self._run("loss", frame)
+        return self._memory.loss_value()
 
     def gradients(self, scope: str, frame: Frame) -> float:
         """The loss at the session's weights; writes its gradients and ``frame.restored``."""
-        key = f"adapt.{scope}"
+        key, found = f"adapt.{scope}", self._bundle.scope(scope)
         if key not in self._calls:
-            found = self._bundle.scope(scope)
-            outputs = {GRADIENT_PREFIX + name: self._gradients[name] for name in found.parameters}
-            outputs["loss"] = self._loss
-            self._calls[key] = _Call(self._engine(found.graph), self._weights, outputs)
-        self._calls[key].run(frame)
-        return float(self._loss)
+            self._calls[key] = self._call(found.graph, loss=True, gradients=found.parameters)
+        self._run(key, frame, gradients=found.parameters)
+        return self._memory.loss_value()
 
     def step(self, scope: str, frame: Frame, optimizer: Optimizer) -> float:
         """The gradients, then the optimizer's step."""
@@ -84,65 +93,123 @@ class OnnxRuntimeBackend(HostBackend):
         """One step after the other, then the loss."""
         return take_steps(self, scope, frame, optimizer, steps)
 
-    def _engine(self, graph: str) -> Any:
-        if graph not in self._engines:
-            file = self._bundle.path / graph
-            try:
-                self._engines[graph] = onnxruntime.InferenceSession(
-                    str(file), self._options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:  # the library's errors share no base class
-                version = onnxruntime.__version__
-                raise BackendError(
-                    f"ONNX Runtime {version} cannot open {file} ({one_line(error)}).",
-                    "upgrade onnxruntime, or export the bundle with this version's edgeadapt.",
-                ) from error
-        return self._engines[graph]
+    def _open_memory(self, weights: F32, gradients: F32) -> Memory:
+        if self.kind == "cpu":
+            return HostMemory(self._bundle, weights, gradients)
+        return DeviceMemory(self._bundle, weights, gradients, onnxruntime, self._asked.device)
 
+    def _call(
+        self,
+        graph: str,
+        *,
+        weights: bool = True,
+        loss: bool = False,
+        gradients: tuple[str, ...] = (),
+    ) -> _Call:
+        memory = self._memory
+        names = [row.name for row in self._bundle.manifest.parameters] if weights else []
+        outputs = {GRADIENT_PREFIX + name: memory.gradient(name) for name in gradients}
+        if loss:
+            outputs["loss"] = memory.loss()
+        inputs = {name: memory.weight(name) for name in names}
+        return _Call(self._engine(graph), memory, inputs, outputs, self._asked)
 
-class _Call:
-    """One way to run a graph, with everything bound to fixed memory but the frame."""
-
-    def __init__(self, engine: Any, inputs: Mapping[str, F32], outputs: Mapping[str, F32]) -> None:
-        self._engine = engine
-        self._binding = engine.io_binding()
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = _QUIET
-        self._run_options.only_execute_path_to_fetches = True
-        # Not held: the session frees a frame before it makes one of another size, and would have
-        # two in memory if a binding that is not in use kept the first.
-        self._frame: weakref.ref[Frame] | None = None
-        for name, array in inputs.items():
-            self._binding.bind_input(name, *_memory(array))
-        for name, array in outputs.items():
-            self._binding.bind_output(name, *_memory(array))
-
-    def run(self, frame: Frame) -> None:
-        if self._frame is None or self._frame() is not frame:
-            self._binding.bind_input("image", *_memory(frame.image))
-            self._binding.bind_output("restored", *_memory(frame.restored))
-            self._frame = weakref.ref(frame)
+    def _run(
+        self, key: str, frame: Frame, *, weights: bool = True, gradients: tuple[str, ...] = ()
+    ) -> None:
+        height, width = frame.image.shape[2:]
         try:
-            self._engine.run_with_iobinding(self._binding, self._run_options)
+            self._memory.send(frame, weights)
+            self._calls[key].run(frame)
+            self._memory.fetch(frame, gradients)
         except Exception as error:  # the library's errors share no base class
-            height, width = frame.image.shape[2:]
             raise BackendError(
                 f"ONNX Runtime failed on an image of {width}x{height} ({one_line(error)}).",
                 "if memory ran out, give a smaller image or a smaller scope.",
             ) from error
 
+    def _engine(self, graph: str) -> Any:
+        if graph not in self._engines:
+            self._engines[graph] = self._open(graph)
+        return self._engines[graph]
 
-def _refuse_what_only_native_has(options: EngineOptions) -> None:
-    if options.precision != "fp32":
-        raise BackendError(
-            f"ONNX Runtime runs the bundle's graphs in fp32, not {options.precision}.",
-            "leave out the precision, or use the backend native.",
-        )
-    if options.memory_budget is not None:
-        raise BackendError(
-            "ONNX Runtime cannot keep to a memory budget.",
-            "leave it out, or use the backend native.",
-        )
+    def _open(self, graph: str) -> Any:
+        file = self._bundle.path / graph
+        source: str | bytes = str(file)
+        if self._asked.precision in ("fp16", "bf16"):
+            precision: CastPrecision = "fp16" if self._asked.precision == "fp16" else "bf16"
+            source = cast_graph(self._bundle, graph, precision).SerializeToString()
+        try:
+            engine = onnxruntime.InferenceSession(
+                source, self._options, providers=self._asked.providers()
+            )
+        except Exception as error:  # the library's errors share no base class
+            raise BackendError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot open {file} ({one_line(error)}).",
+                "upgrade onnxruntime, or export the bundle with this version's edgeadapt.",
+            ) from error
+        check_opened(engine, self.kind)
+        return engine
+
+
+class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
+    """The same on an NVIDIA GPU, by the library's own kernels."""
+
+    kind: Kind = "cuda"
+
+
+class OnnxRuntimeTensorrtBackend(OnnxRuntimeBackend):
+    """The same on an NVIDIA GPU, by engines that TensorRT builds for each size of image."""
+
+    kind: Kind = "tensorrt"
+
+
+class _Call:
+    """One way to run a graph, with everything bound to fixed memory but the frame."""
+
+    # Each way and frame records a graph of launches of its own.
+    _numbers = itertools.count(1)
+
+    def __init__(
+        self,
+        engine: Any,
+        memory: Memory,
+        inputs: Mapping[str, Place],
+        outputs: Mapping[str, Place],
+        asked: Asked,
+    ) -> None:
+        self._engine, self._memory, self._asked = engine, memory, asked
+        self._binding = engine.io_binding()
+        self._run_options = _run_options()
+        # Not held: the session frees a frame before it makes one of another size, and would have
+        # two in memory if a binding that is not in use kept the first.
+        self._frame: weakref.ref[Frame] | None = None
+        for name, place in inputs.items():
+            self._binding.bind_input(name, *place)
+        for name, place in outputs.items():
+            self._binding.bind_output(name, *place)
+
+    def run(self, frame: Frame) -> None:
+        """Read and write what is bound, and the frame."""
+        if self._frame is None or self._frame() is not frame:
+            image, restored = self._memory.image(frame)
+            self._binding.bind_input("image", *image)
+            self._binding.bind_output("restored", *restored)
+            self._frame = weakref.ref(frame)
+            if self._asked.cuda_graph:
+                self._run_options = _run_options()
+                number = str(next(self._numbers))
+                self._run_options.add_run_config_entry("gpu_graph_id", number)
+        self._binding.synchronize_inputs()
+        self._engine.run_with_iobinding(self._binding, self._run_options)
+        self._binding.synchronize_outputs()
+
+
+def _run_options() -> Any:
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _QUIET
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def _session_options(threads: int | None) -> Any:
@@ -156,13 +223,3 @@ def _session_options(threads: int | None) -> Any:
     options.enable_mem_pattern = False
     options.use_deterministic_compute = True  # reset() and the same call must give the same bits
     return options
-
-
-def _views(bundle: Bundle, flat: F32) -> dict[str, F32]:
-    shapes = {row.name: row.shape for row in bundle.manifest.parameters}
-    return {name: flat[part].reshape(shapes[name]) for name, part in bundle.offsets().items()}
-
-
-def _memory(array: F32) -> tuple[str, int, type[np.float32], tuple[int, ...], int]:
-    """Device, its number, type, shape and address: what a binding wants to know."""
-    return "cpu", 0, np.float32, array.shape, array.ctypes.data
