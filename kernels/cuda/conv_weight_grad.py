@@ -176,12 +176,13 @@ def _work(
     if apart:
         results.bias_chunks = _bias_chunks(x[0])
     weight_bytes = _aligned(4 * results.weights * results.weight_chunks)
-    results.weight_parts, results.bias_parts = scratch, scratch + weight_bytes
+    results.weight_parts = scratch
+    results.bias_parts = scratch + weight_bytes if results.biases else None
     arguments = ConvWeightGradArgs(
         x=sources,
         grad_y=grad_y,
         weight_parts=results.weight_parts,
-        bias_parts=results.bias_parts if results.biases and not apart else None,
+        bias_parts=None if apart else results.bias_parts,
         bias_of_x=bias_of_x,
         sources=len(x),
         **{name: getattr(problem, name) for name in ("group", "outputs", "inputs")},
@@ -229,7 +230,6 @@ def from_channels_last(
     outputs, inputs, *kernel = check_result("weight", weight, (), 4)
     results = PartSumsArgs(
         weight_parts=products,
-        bias_parts=scratch,
         weight=weight.data,
         weights=outputs * inputs * prod(kernel),
         weight_chunks=1,
@@ -242,7 +242,7 @@ def from_channels_last(
     if bias is not None and of is not None:
         check_pixels(_NAME, "of", of)
         check_result("bias", bias, (of.channels,), 1)
-        results.bias, results.biases = bias.data, of.channels
+        results.bias, results.bias_parts, results.biases = bias.data, scratch, of.channels
         results.bias_chunks = _bias_chunks(of)
         launches.append(_channel_sums([of], results))
     launches.append(_sum(results))

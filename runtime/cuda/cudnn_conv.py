@@ -1,8 +1,9 @@
-"""A convolution of a plan as cuDNN is told of it: what it is, apart from addresses, and its graph.
+"""A convolution of a plan as cuDNN is told of it: what it is, apart from addresses.
 
 cuDNN's order of weights is "krsc" of `edgeadapt.kernels.cuda.pack_weights`: (K, C, r, s) with C
 fastest. A plan's transposed convolution is the gradient of one in its input, of K channels at its
-input and C at its output, so that for both the packed weight is cuDNN's filter as it lies.
+input and C at its output, so that for both the packed weight is cuDNN's filter as it lies. A weight
+gradient is written in that order as well, in float32.
 """
 
 from __future__ import annotations
@@ -10,19 +11,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from edgeadapt.runtime.plan.bind import sources
 from edgeadapt.runtime.plan.ir import BYTES, Dtype, Op, Program, Shape
 
+Pass = Literal["fprop", "dgrad", "wgrad"]
 OPERANDS = ("add0", "add1", "post", "mask")  # in the order in which they follow the sums
 UIDS: Mapping[str, int] = {
-    role: number for number, role in enumerate(("x", "weight", "bias", *OPERANDS, "y"), 1)
+    role: number for number, role in enumerate(("x", "weight", "bias", *OPERANDS, "y", "grad_y"), 1)
 }
 ALIGNMENT = 16  # bytes, of every tensor: what the frontend promises to cuDNN
 _IN_16_BYTES: Mapping[Dtype, int] = {"f32": 4, "f16": 8, "bf16": 8}
-_TYPES = {"f32": "FLOAT", "f16": "HALF", "bf16": "BFLOAT16"}
 _MOST_ELEMENTS = 2**31
+_WORDS = {
+    "x0": "its input",
+    "grad_y": "the gradient it reads",
+    "y": "its result",
+    "add0": "a summand",
+    "add1": "a summand",
+    "post": "a summand",
+    "mask": "its mask",
+}
 
 
 @dataclass(frozen=True)
@@ -41,25 +51,32 @@ class Convolution:
     ``pads`` is what cuDNN wants before and after rows and columns: (top, left), (bottom, right).
     """
 
-    transposed: bool
+    kind: Pass
     compute: str  # "f32", "tf32", "f16" or "bf16"
     filter: Shape  # (K, C, r, s)
     pads: tuple[tuple[int, int], tuple[int, int]]
     strides: tuple[int, int]
     dilations: tuple[int, int]
-    images: tuple[tuple[str, Layout], ...]  # role -> layout: x, y and operands
-    bias: bool
-    slope: float | None
-    mask_slope: float | None
+    images: tuple[tuple[str, Layout], ...]  # role -> layout: x, y or grad_y, and operands
+    bias: bool = False
+    slope: float | None = None
+    mask_slope: float | None = None
+    # Of a weight gradient: the image whose pixels are summed besides, which cuDNN does not do.
+    bias_of: str = ""
 
     def image(self, role: str) -> Layout:
         """Layout of an image that there is."""
         return dict(self.images)[role]
 
     @property
+    def result(self) -> str:
+        """Role of what is written."""
+        return "weight" if self.kind == "wgrad" else "y"
+
+    @property
     def weights_dtype(self) -> Dtype:
-        """Of packed weights."""
-        return self.image("x").dtype
+        """Of packed weights, or of their gradient."""
+        return "f32" if self.kind == "wgrad" else self.image("x").dtype
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -72,118 +89,73 @@ class Convolution:
         """The same for the same convolution, on every machine."""
         return repr(self)
 
+    def span_bytes(self, role: str) -> int:
+        """From the first to the last byte of a tensor."""
+        if role == "bias":
+            return 4 * self.image("y").shape[1]
+        if role == "weight":
+            return prod(self.filter) * BYTES[self.weights_dtype]
+        image = self.image(role)
+        last = sum((n - 1) * s for n, s in zip(image.shape, image.strides, strict=True))
+        return (last + 1) * BYTES[image.dtype]
+
 
 def convolution(op: Op, program: Program) -> Convolution | None:
-    """What cuDNN may be asked to compute; None if the operation is not of that kind."""
-    if op.kind != "conv" or op.attributes["group"] != 1 or len(sources(op)) != 1:
-        return None
-    at, tensors = op.attributes, program.tensors
-    names = {"x": op.inputs["x0"], "y": op.outputs["y"]}
-    names |= {role: op.inputs[role] for role in OPERANDS if role in op.inputs}
-    images = {role: _layout(program, name) for role, name in names.items()}
-    if not all(_readable(program, name) for name in names.values()):
-        return None
-    x, y = images["x"], images["y"]
+    """What cuDNN may be asked to compute; None if it is not asked."""
+    found = asked(op, program)
+    return found if isinstance(found, Convolution) else None
+
+
+def asked(op: Op, program: Program) -> Convolution | str:
+    """What cuDNN may be asked to compute, or why it is not: a few words."""
+    if op.kind not in ("conv", "conv_weight_grad"):
+        return "no convolution"
+    at = op.attributes
+    if at["group"] != 1:
+        return f"{at['group']} groups"
+    if len(sources(op)) != 1:
+        return f"it reads {len(sources(op))} images as one"
+    if at.get("scale", 1) != 1:
+        return "its sums are scaled"
+    names = {"x": op.inputs["x0"]}
+    if op.kind == "conv":
+        names |= {"y": op.outputs["y"]}
+        names |= {role: op.inputs[role] for role in OPERANDS if role in op.inputs}
+    else:
+        names |= {"grad_y": op.inputs["grad_y"]}
     compute = at.get("compute", "f32")
-    if x.dtype != {"tf32": "f32"}.get(compute, compute):
-        return None
-    bias = op.inputs.get("bias")
-    if bias is not None and not _aligned(tensors[bias].offset * 4):
-        return None
-    large, small = (y, x) if at["transposed"] else (x, y)
+    why = _unreadable(op, program, names) or _mistyped(program, names, compute)
+    return why or _asked(op, program, names, compute)
+
+
+def _asked(op: Op, program: Program, names: Mapping[str, str], compute: str) -> Convolution | str:
+    """The same for an operation on images that cuDNN can read."""
+    at = op.attributes
+    images = {role: _layout(program, name) for role, name in names.items()}
+    x, y = images["x"], images["y" if op.kind == "conv" else "grad_y"]
+    transposed = bool(at.get("transposed"))
+    large, small = (y, x) if transposed else (x, y)
     after = _pads_after(at, large.shape[2:], small.shape[2:])
     if after is None or min(at["pads"][:2]) < 0:
-        return None
+        return "negative pads"
+    kind: Pass = "dgrad" if transposed else "fprop"
+    slope, mask_slope, bias_of = at.get("slope"), None, ""
+    if op.kind == "conv_weight_grad":
+        kind, bias_of = "wgrad", (at["bias_of"] or "grad_y") if "bias" in op.outputs else ""
+    elif "mask" in op.inputs:
+        mask_slope = at["mask_slope"]
     return Convolution(
-        bool(at["transposed"]),
+        kind,
         compute,
         (small.shape[1], large.shape[1], *at["kernel"]),
         (tuple(at["pads"][:2]), after),
         tuple(at["strides"]),
         tuple(at["dilations"]),
         tuple(images.items()),
-        bias is not None,
-        at["slope"],
-        at["mask_slope"] if "mask" in op.inputs else None,
-    )
-
-
-def build(cudnn: Any, handle: Any, what: Convolution) -> Any:
-    """The frontend's graph, checked by cuDNN; sums and what follows them are float32.
-
-    Raises:
-        Exception: of the frontend's kinds, if cuDNN does not take it.
-    """
-    single = cudnn.data_type.FLOAT
-    graph = cudnn.pygraph(
-        io_data_type=single,
-        intermediate_data_type=single,
-        compute_data_type=single,
-        handle=handle,
-    )
-    tensors = {role: _tensor(cudnn, graph, what, role) for role in what.roles if role != "y"}
-    found = {
-        "pre_padding": list(what.pads[0]),
-        "post_padding": list(what.pads[1]),
-        "stride": list(what.strides),
-        "dilation": list(what.dilations),
-        "compute_data_type": single,
-    }
-    y = what.image("y")
-    if what.transposed:
-        sums = graph.conv_dgrad(loss=tensors["x"], filter=tensors["weight"], **found)
-    else:
-        sums = graph.conv_fprop(image=tensors["x"], weight=tensors["weight"], **found)
-    sums.set_dim(list(y.shape)).set_stride(list(y.strides))
-    result = _finished(graph, what, tensors, sums, single)
-    result.set_output(True).set_uid(UIDS["y"])
-    result.set_dim(list(y.shape)).set_stride(list(y.strides))
-    result.set_data_type(getattr(cudnn.data_type, _TYPES[y.dtype]))
-    graph.validate()
-    graph.build_operation_graph()
-    return graph
-
-
-def _finished(
-    graph: Any, what: Convolution, tensors: Mapping[str, Any], sums: Any, single: Any
-) -> Any:
-    """What follows the sums, in the plan's order."""
-    value = sums
-    for role in ("bias", "add0", "add1", "slope", "post", "mask"):
-        before = value
-        if role == "slope" and what.slope is not None:
-            value = graph.leaky_relu(input=value, negative_slope=what.slope)
-        elif role == "mask" and "mask" in tensors:
-            value = graph.leaky_relu_backward(
-                loss=value, input=tensors["mask"], negative_slope=what.mask_slope
-            )
-        elif role in tensors:
-            value = graph.add(a=value, b=tensors[role])
-        if value is not before:
-            before.set_data_type(single)
-    return value
-
-
-def _tensor(cudnn: Any, graph: Any, what: Convolution, role: str) -> Any:
-    shape: Shape
-    strides: Shape
-    dtype: Dtype
-    if role == "bias":
-        channels = what.image("y").shape[1]
-        shape, strides, dtype = (1, channels, 1, 1), (channels, 1, channels, channels), "f32"
-    elif role == "weight":
-        shape, (_, inner, rows, columns) = what.filter, what.filter
-        strides = (inner * rows * columns, 1, columns * inner, inner)
-        dtype = what.weights_dtype
-    else:
-        image = what.image(role)
-        shape, strides, dtype = image.shape, image.strides, image.dtype
-    return graph.tensor(
-        dim=list(shape),
-        stride=list(strides),
-        data_type=getattr(cudnn.data_type, _TYPES[dtype]),
-        uid=UIDS[role],
-        name=role,
+        op.kind == "conv" and "bias" in op.inputs,
+        slope,
+        mask_slope,
+        bias_of,
     )
 
 
@@ -194,23 +166,38 @@ def _layout(program: Program, name: str) -> Layout:
     return Layout(tensor.shape, (rows * strides[2], *strides[1:]), tensor.dtype)
 
 
-def _readable(program: Program, name: str) -> bool:
-    """Whether it lies pixel by pixel, in whole 16 bytes."""
-    tensor = program.tensors[name]
-    if tensor.dtype not in _IN_16_BYTES or tensor.storage == "constant":
-        return False
-    unit = _IN_16_BYTES[tensor.dtype]
-    _, channels, rows, columns = tensor.shape
-    _, step, row, pixel = tensor.strides
-    first = tensor.view.offset if tensor.view else tensor.offset
-    return (
-        step == 1
-        and pixel >= channels
-        and row >= pixel * columns
-        and all(n % unit == 0 for n in (channels, pixel, row))
-        and _aligned(first * BYTES[tensor.dtype])
-        and prod((rows, row)) < _MOST_ELEMENTS
-    )
+def _mistyped(program: Program, names: Mapping[str, str], compute: str) -> str:
+    """What is of another type than is multiplied; "" if nothing is."""
+    wanted = {"tf32": "f32"}.get(compute, compute)
+    for role in ("x", "grad_y"):
+        found = program.tensors[names[role]].dtype if role in names else wanted
+        if found != wanted:
+            return f"{_WORDS.get(role, 'its input')} is {found}, its products are {wanted}"
+    return ""
+
+
+def _unreadable(op: Op, program: Program, names: Mapping[str, str]) -> str:
+    """What does not lie pixel by pixel, in whole 16 bytes; "" if all does."""
+    for role, name in names.items():
+        tensor, word = program.tensors[name], _WORDS["x0" if role == "x" else role]
+        if tensor.dtype not in _IN_16_BYTES or tensor.storage == "constant":
+            return f"{word} is {tensor.dtype}, a {tensor.storage}"
+        unit = _IN_16_BYTES[tensor.dtype]
+        _, channels, rows, columns = tensor.shape
+        _, step, row, pixel = tensor.strides
+        if step != 1 or pixel < channels or row < pixel * columns:
+            return f"{word} is not channels last"
+        if any(n % unit for n in (channels, pixel, row)):
+            return f"{word} has {channels} channels, {unit} are 16 bytes"
+        first = tensor.view.offset if tensor.view else tensor.offset
+        if not _aligned(first * BYTES[tensor.dtype]):
+            return f"{word} begins between 16 bytes"
+        if prod((rows, row)) >= _MOST_ELEMENTS:
+            return f"{word} has 2^31 elements or more"
+    bias = op.inputs.get("bias")
+    if bias is not None and not _aligned(program.tensors[bias].offset * 4):
+        return "its bias begins between 16 bytes"
+    return ""
 
 
 def _aligned(nbytes: int) -> bool:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from math import prod
 from typing import Any
 
 from edgeadapt.errors import one_line
-from edgeadapt.runtime.cuda.cudnn_conv import UIDS, Convolution, build
+from edgeadapt.runtime.cuda.cudnn_conv import UIDS, Convolution
+from edgeadapt.runtime.cuda.cudnn_graph import build, variants
 from edgeadapt.runtime.cuda.device import Device, Span
-from edgeadapt.runtime.plan.ir import BYTES
 
 WORKSPACE_CAP = 64 * 2**20  # bytes
 MOST_CANDIDATES = 8  # plans that are built, of those that heuristics name
+# Engines that are compiled when they are built take seconds each, and a network has a hundred
+# convolutions: after so long no further one is built for the same.
+BUILD_SECONDS = 10.0
 
 
 class CudnnError(Exception):
@@ -50,15 +53,25 @@ class Cudnn:
         Raises:
             CudnnError: if cuDNN does not take it.
         """
-        graph, names = self._graph(what)
-        built = 0
-        for index in range(len(names)):
-            if built == MOST_CANDIDATES:
-                return
-            with suppress(CudnnError):
-                plan = self._plan(graph, names, index)
-                built += 1
-                yield plan
+        kinds = variants(what)
+        end = time.monotonic() + BUILD_SECONDS
+        refused = []
+        for variant in kinds:
+            try:
+                graph, names = self._graph(what, variant)
+            except CudnnError as error:
+                refused.append(error)
+                continue
+            built = 0
+            for index in range(len(names)):
+                if built == MOST_CANDIDATES // len(kinds) or (built and time.monotonic() > end):
+                    break
+                with suppress(CudnnError):
+                    plan = self._plan(graph, names, index)
+                    built += 1
+                    yield plan
+        if len(refused) == len(kinds):
+            raise refused[0]
 
     def find(self, what: Convolution, name: str) -> BuiltPlan:
         """The plan of that name.
@@ -66,10 +79,32 @@ class Cudnn:
         Raises:
             CudnnError: if there is none, or it cannot be built.
         """
-        graph, names = self._graph(what)
-        if name not in names:
-            raise CudnnError(f"cuDNN has no plan {name}")
-        return self._plan(graph, names, names.index(name))
+        for variant in variants(what):
+            if variant != _variant(name):
+                continue
+            graph, names = self._graph(what, variant)
+            if name in names:
+                return self._plan(graph, names, names.index(name))
+        raise CudnnError(f"cuDNN has no plan {name}")
+
+    def dump(self, plan: BuiltPlan) -> bytes | None:
+        """A plan for `load`, the only one that was built of its graph; None if it has no form."""
+        try:
+            with self._asking():
+                return bytes(plan.graph.serialize())
+        except CudnnError:
+            return None
+
+    def load(self, name: str, data: bytes) -> BuiltPlan:
+        """A plan that was dumped on such a device with this cuDNN; nothing is compiled.
+
+        Raises:
+            CudnnError: if it cannot be read, or does not run here.
+        """
+        with self._asking():
+            graph = self.module.pygraph(handle=self.handle)
+            graph.deserialize(list(data))
+            return _capped(name, int(graph.get_workspace_size_plan_at_index(0)), graph, 0)
 
     def call(
         self, what: Convolution, plan: BuiltPlan, addresses: Mapping[str, int], workspace: int
@@ -91,26 +126,35 @@ class Cudnn:
             with suppress(Exception), self.device.entered():
                 self.module.destroy_handle(handle)
 
-    def _graph(self, what: Convolution) -> tuple[Any, list[str]]:
+    def _graph(self, what: Convolution, variant: str) -> tuple[Any, list[str]]:
         """A graph, and the names of all plans that heuristics have for it; none is built."""
         modes = self.module.heur_mode
         with self._asking():
-            graph = build(self.module, self.handle, what)
+            graph = build(self.module, self.handle, what, variant)
             graph.create_execution_plans([modes.A, modes.B, modes.FALLBACK])
             graph.deselect_numeric_notes(_unwanted(self.module.numerical_note, what.compute))
-            count = int(graph.get_execution_plan_count())
-            return graph, [str(graph.get_plan_name_at_index(index)) for index in range(count)]
+            names = map(graph.get_plan_name_at_index, range(graph.get_execution_plan_count()))
+            return graph, [f"{name} {variant}".rstrip() for name in names]
 
     def _plan(self, graph: Any, names: Sequence[str], index: int) -> BuiltPlan:
         with self._asking():
             graph.build_plan_at_index(index)  # refuses what was deselected
             workspace = int(graph.get_workspace_size_plan_at_index(index))
-        if workspace > WORKSPACE_CAP:
-            raise CudnnError(f"{names[index]} needs {workspace:,} bytes of working memory")
-        return BuiltPlan(names[index], workspace, graph, index)
+            return _capped(names[index], workspace, graph, index)
 
     def _asking(self) -> _Asking:
         return _Asking(self.device)
+
+
+def _variant(name: str) -> str:
+    """Of the graph that a plan of this name belongs to."""
+    return name.partition(" ")[2]
+
+
+def _capped(name: str, workspace: int, graph: Any, index: int) -> BuiltPlan:
+    if workspace > WORKSPACE_CAP:
+        raise CudnnError(f"{name} needs {workspace:,} bytes of working memory")
+    return BuiltPlan(name, workspace, graph, index)
 
 
 class _Asking:
@@ -142,8 +186,8 @@ class CudnnCall:
         self._library, self._plan, self._workspace = library, plan, workspace
         self.convolution = what
         self._pack = {UIDS[role]: addresses[role] for role in what.roles}
-        spans = {role: (addresses[role], span_bytes(what, role)) for role in what.roles}
-        self.writes: Sequence[Span] = [spans.pop("y")]
+        spans = {role: (addresses[role], what.span_bytes(role)) for role in what.roles}
+        self.writes: Sequence[Span] = [spans.pop(what.result)]
         self.reads: Sequence[Span] = list(spans.values())
         if plan.workspace_bytes:
             self.writes = [*self.writes, (workspace, plan.workspace_bytes)]
@@ -151,22 +195,11 @@ class CudnnCall:
     @property
     def name(self) -> str:
         """What it is called in messages and in timings."""
-        return f"cudnn {'dgrad' if self.convolution.transposed else 'fprop'} {self._plan.name}"
+        return f"cudnn {self.convolution.kind} {self._plan.name}"
 
     def enqueue(self, stream: int) -> None:
         """See `LibraryCall`."""
         self._library.enqueue(self._plan, self._pack, self._workspace, stream)
-
-
-def span_bytes(what: Convolution, role: str) -> int:
-    """From the first to the last byte of a tensor."""
-    if role == "bias":
-        return 4 * what.image("y").shape[1]
-    if role == "weight":
-        return prod(what.filter) * BYTES[what.weights_dtype]
-    image = what.image(role)
-    last = sum((n - 1) * s for n, s in zip(image.shape, image.strides, strict=True))
-    return (last + 1) * BYTES[image.dtype]
 
 
 def open_cudnn(device: Device) -> Cudnn | None:

@@ -16,7 +16,7 @@ conv                x0 [x1 x2 x3] weight [bias] [add0] [add1] [post] [mask] -> y
     ``compute`` "bf16", "f16" or "tf32" rounds what is multiplied to that and adds up in float32; it
     is "f32" where it is absent, and belongs to pack_weights and conv_weight_grad as well.
     ``algorithm`` is "direct" (also where it is absent) or "winograd", on CUDA "cudnn"; the same for
-    pack_weights.
+    pack_weights, and on CUDA for conv_weight_grad.
     kernel (2), strides (2), pads (top, left, bottom, right; may be negative), dilations (2), group,
     transposed, slope | None, mask_slope, out_channels (first, count) of the weight's; y has
     ``count`` channels. The size of y is the tensor's own: what a transposed convolution leaves open
@@ -117,7 +117,7 @@ KINDS: Mapping[str, Kind] = {
         outputs=("weight",),
         optional_outputs=("bias",),
         attributes=(*_CONV, "bias_of"),
-        optional_attributes=("compute", "scale"),
+        optional_attributes=("compute", "scale", "algorithm"),
     ),
     "pointwise": Kind((), tuple(f"x{i}" for i in range(MAX_INPUTS)), attributes=("expression",)),
     "reduce": Kind(("x",), attributes=("how", "axes", "before", "after", "scale")),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.kernels.reference.conv import conv
+from edgeadapt.kernels.reference.conv_weight_grad import weight_gradient
 
 Type = Enum("Type", "FLOAT HALF BFLOAT16")
 Mode = Enum("Mode", "A B FALLBACK")
@@ -40,9 +41,11 @@ class Graph:
     """The methods of `cudnn.pygraph` that are used."""
 
     def __init__(self, fake: FakeCudnn, **types: Any) -> None:
-        assert types["compute_data_type"] is types["intermediate_data_type"] is Type.FLOAT
+        if types:  # none where a plan is loaded
+            assert types["compute_data_type"] is types["intermediate_data_type"] is Type.FLOAT
         self.fake, self.inputs, self.nodes, self.built = fake, [], [], set()
         self.barred: set[int] = set()
+        self.plans, self.ready = list(fake.plans), False
 
     def tensor(self, **known: Any) -> Node:
         self.inputs.append(Node(**known))
@@ -60,19 +63,27 @@ class Graph:
         assert loss.dim[1] == filter.dim[0]
         return self._conv(loss, filter, True, at)
 
-    def _conv(self, x: Node, weight: Node, transposed: bool, at: Any) -> Node:
-        assert min(at["pre_padding"] + at["post_padding"]) >= 0
+    def conv_wgrad(self, image: Node, loss: Node, **at: Any) -> Node:
+        assert image.data_type is loss.data_type
 
         def compute(values: Any) -> Any:
-            size = y.dim[2:]
-            for axis in (0, 1):
-                reach = (weight.dim[2 + axis] - 1) * at["dilation"][axis] + 1
-                pads = at["pre_padding"][axis] + at["post_padding"][axis]
-                large, small = (y, x) if transposed else (x, y)
-                fits = (large.dim[2 + axis] + pads - reach) // at["stride"][axis] + 1
-                assert fits == small.dim[2 + axis], "the sizes do not fit"
+            check_sizes(image, loss, y.dim[2:], at)
+            return weight_gradient(
+                values(image), values(loss), kernel=y.dim[2:], strides=at["stride"],
+                pads=at["pre_padding"], dilations=at["dilation"],
+            )  # fmt: skip
+
+        y = self._node(compute)
+        return y
+
+    def identity(self, input: Node) -> Node:
+        return self._node(lambda values: values(input))
+
+    def _conv(self, x: Node, weight: Node, transposed: bool, at: Any) -> Node:
+        def compute(values: Any) -> Any:
+            check_sizes(*((y, x) if transposed else (x, y)), weight.dim[2:], at)
             return conv(
-                values(x), values(weight), size, strides=at["stride"], pads=at["pre_padding"],
+                values(x), values(weight), y.dim[2:], strides=at["stride"], pads=at["pre_padding"],
                 dilations=at["dilation"], transposed=transposed,
             )  # fmt: skip
 
@@ -110,30 +121,51 @@ class Graph:
     def create_execution_plans(self, modes: Any) -> None:
         assert modes == [Mode.A, Mode.B, Mode.FALLBACK]
         self.fake.fail("create_execution_plans")
+        late = any(node.compute and node.output for node in self.nodes[1:])
+        if self.fake.late_only and not late:
+            raise FakeError("no engine writes float32")
+        self.ready = True
 
     def deselect_numeric_notes(self, notes: Any) -> None:
-        for index, (_, found) in enumerate(self.fake.plans):
+        for index, (_, found) in enumerate(self.plans):
             if found in notes:
                 self.barred.add(index)
 
     def get_execution_plan_count(self) -> int:
-        return len(self.fake.plans)
+        assert self.ready
+        return len(self.plans)
 
     def get_plan_name_at_index(self, index: int) -> str:
-        return self.fake.plans[index][0]
+        return self.plans[index][0]
 
     def build_plan_at_index(self, index: int) -> None:
-        if index in self.barred or self.fake.plans[index][0] in self.fake.unbuilt:
+        if index in self.barred or self.plans[index][0] in self.fake.unbuilt:
             raise FakeError("this plan is not supported")
+        self.fake.builds.append(self.plans[index][0])
         self.built.add(index)
 
     def get_workspace_size_plan_at_index(self, index: int) -> int:
-        return self.fake.workspaces.get(self.fake.plans[index][0], 0)
+        return self.fake.workspaces.get(self.plans[index][0], 0)
+
+    def serialize(self) -> list[int]:
+        self.fake.fail("serialize")
+        (index,) = self.built
+        self.fake.dumped.append((self, index))
+        return list(f"{len(self.fake.dumped) - 1} {self.fake.backend_version()}".encode())
+
+    def deserialize(self, data: list[int]) -> None:
+        self.fake.fail("deserialize")
+        number, version = map(int, bytes(data).split())
+        if version != self.fake.backend_version():
+            raise FakeError("a plan of another version")
+        graph, index = self.fake.dumped[number]
+        self.inputs, self.y, self.plans = graph.inputs, graph.y, [graph.plans[index]]
+        self.built = {0}
 
     def execute_plan_at_index(self, pack: Any, workspace: int, index: int, handle: Any) -> None:
         assert handle is self.fake.handle
         assert index in self.built
-        name = self.fake.plans[index][0]
+        name = self.plans[index][0]
         self.fake.fail(name)
         assert bool(workspace) >= bool(self.get_workspace_size_plan_at_index(index))
         assert set(pack) == {node.uid for node in [*self.inputs, self.y]}
@@ -144,7 +176,19 @@ class Graph:
             return node.compute(values) if node.compute else _read(pack[node.uid], node)
 
         result = values(self.y) * (1.5 if name in self.fake.wrong else 1.0)
+        if name in self.fake.restless:
+            result = result * (1 + 1e-6 * len(self.fake.executed))
         _write(pack[self.y.uid], self.y, result)
+
+
+def check_sizes(large: Any, small: Any, kernel: Any, at: Any) -> None:
+    """Whether a convolution leads from one image to the other."""
+    assert min(at["pre_padding"] + at["post_padding"]) >= 0
+    for axis in (0, 1):
+        reach = (kernel[axis] - 1) * at["dilation"][axis] + 1
+        pads = at["pre_padding"][axis] + at["post_padding"][axis]
+        fits = (large.dim[2 + axis] + pads - reach) // at["stride"][axis] + 1
+        assert fits == small.dim[2 + axis], "the sizes do not fit"
 
 
 class FakeError(Exception):
@@ -160,8 +204,13 @@ class FakeCudnn(SimpleNamespace):
         self.plans: list[tuple[str, Any]] = [("eng1", None), ("eng2", Note.NONDETERMINISTIC)]
         self.plans += [("eng3", Note.TENSOR_CORE)]
         self.workspaces: dict[str, int] = {}
-        self.wrong, self.unbuilt, self.failing = set(), set(), set()
+        self.wrong, self.restless, self.unbuilt = set(), set(), set()
+        self.failing: set[str] = set()
+        self.number = 92800
+        self.late_only = False  # no engine writes float32 but those that fuse
+        self.builds: list[str] = []
         self.executed: list[str] = []
+        self.dumped: list[tuple[Graph, int]] = []
         self.handle: Any = None
         self.stream: Any = None
         self.clock = lambda name: None
@@ -183,7 +232,7 @@ class FakeCudnn(SimpleNamespace):
         self.stream = stream
 
     def backend_version(self) -> int:
-        return 92800
+        return self.number
 
     def fail(self, where: str) -> None:
         if where in self.failing:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,20 @@ import pytest
 
 from edgeadapt.bundle import open_bundle
 from edgeadapt.runtime.backend import EngineOptions, Frame
-from edgeadapt.runtime.cuda import cudnn_measure
+from edgeadapt.runtime.cuda import cudnn_plans
+from edgeadapt.runtime.cuda.calls import run
+from edgeadapt.runtime.cuda.cudnn_cache import Choice
 from edgeadapt.runtime.cuda.cudnn_calls import makers_with
-from edgeadapt.runtime.cuda.cudnn_choice import OWN, CacheWarning, Choice, Engines, by_rule
+from edgeadapt.runtime.cuda.cudnn_choice import Engines
 from edgeadapt.runtime.cuda.cudnn_conv import Convolution, Layout
 from edgeadapt.runtime.cuda.cudnn_measure import measure
 from edgeadapt.runtime.cuda.cudnn_plans import Cudnn, CudnnError, open_cudnn
+from edgeadapt.runtime.cuda.cudnn_trial import trial
 from edgeadapt.runtime.cuda_backend import CudaBackend
 from edgeadapt.testing import assert_gradient_close
+from support.convolutions import image, plain, weight_grad
 from support.fake_cudnn import FakeCudnn
 from support.host_device import HostDevice
-
-
-def image(channels: int, rows: int, columns: int, dtype: Any = "f32", pitch: int = 0) -> Layout:
-    pitch = pitch or channels
-    strides = (rows * columns * pitch, 1, columns * pitch, pitch)
-    return Layout((1, channels, rows, columns), strides, dtype)
-
-
-def plain(dtype: Any = "f32", compute: str = "", **changes: Any) -> Convolution:
-    """3x3, stride 1, from 8 to 16 channels."""
-    images = {"x": image(8, 6, 5, dtype), "y": image(16, 6, 5, dtype), **changes.pop("images", {})}
-    found = Convolution(
-        False, compute or dtype, (16, 8, 3, 3), ((1, 1), (1, 1)), (1, 1), (1, 1),
-        tuple(images.items()), False, None, None,
-    )  # fmt: skip
-    return replace(found, **changes)
 
 
 def every_operand(dtype: Any) -> dict[str, Layout]:
@@ -57,50 +44,77 @@ CASES = {
         "bias": True, "slope": 0.25, "mask_slope": 0.5, "images": every_operand("f32"),
     },
     "mask of a zero slope": {"mask_slope": 0.0, "images": {"mask": image(16, 6, 5)}},
-    "transposed": {"transposed": True, "filter": (8, 16, 3, 3)},
+    "transposed": {"kind": "dgrad", "filter": (8, 16, 3, 3)},
     "transposed by 2": {
-        "transposed": True, "filter": (8, 16, 4, 4), "strides": (2, 2), "bias": True, "slope": 0.1,
+        "kind": "dgrad", "filter": (8, 16, 4, 4), "strides": (2, 2), "bias": True, "slope": 0.1,
         "images": {"y": image(16, 12, 10)},
     },
 }  # fmt: skip
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCudnn:
-    made = FakeCudnn()
-    monkeypatch.setitem(sys.modules, "cudnn", made)
-    return made
-
-
-@pytest.fixture
-def cudnn(fake: FakeCudnn) -> Cudnn:
-    found = open_cudnn(HostDevice())
-    assert found is not None
-    return found
-
-
-def results(cudnn: Cudnn, what: Convolution) -> tuple[Any, Any]:
-    """Of the own kernel, then of cuDNN's first plan."""
-    plan = next(cudnn.candidates(what))
-    with cudnn_measure._memory(cudnn.device, what, [plan]) as at:
-        for launch in at.own(what).launches:
-            cudnn.device.launch(launch)
-        wanted = at.result(what)
-        cudnn.device.call(cudnn.call(what, plan, at.addresses, at.workspace))
-        return wanted, at.result(what)
+def results(cudnn: Cudnn, what: Convolution, number: int = 0) -> tuple[Any, Any]:
+    """Of the own kernel, then of one of cuDNN's plans."""
+    plan = list(cudnn.candidates(what))[number]
+    with trial(cudnn, what, [plan]) as at:
+        run(cudnn.device, at.own().launches)
+        wanted = at.results()
+        at.clear()
+        run(cudnn.device, at.cudnn(cudnn, plan).calls)
+        return wanted, at.results()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_graph_computes_what_the_own_kernel_computes(cudnn: Cudnn, name: str) -> None:
-    wanted, found = results(cudnn, plain(**CASES[name]))
+    ((wanted,), (found,)) = results(cudnn, plain(**CASES[name]))
     assert np.abs(wanted).max() > 0.1
     np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+WEIGHT_GRADS = {
+    "plain": {},
+    "without a bias": {"bias_of": ""},
+    "bias of x": {"bias_of": "x"},
+    "wide pixels": {"images": {"x": image(8, 6, 5, pitch=16)}},
+    "stride 2": {
+        "strides": (2, 2), "images": {"grad_y": image(16, 3, 3)}, "pads": ((1, 1), (0, 1)),
+    },
+    "4x4 and dilated": {
+        "filter": (16, 8, 4, 4), "dilations": (1, 2), "pads": ((2, 1), (1, 5)),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEIGHT_GRADS)
+def test_a_weight_gradient_comes_out_in_the_order_of_the_parameter(cudnn: Cudnn, name: str) -> None:
+    what = weight_grad(**WEIGHT_GRADS[name])
+    for number, _ in enumerate(cudnn.candidates(what)):
+        wanted, found = results(cudnn, what, number)
+        assert len(wanted) == len(found) == 1 + bool(what.bias_of)
+        for own, other in zip(wanted, found, strict=True):
+            assert np.abs(own).max() > 0.1
+            np.testing.assert_allclose(other, own, atol=2e-5 * np.abs(own).max())
+
+
+def test_engines_that_round_a_weight_gradient_to_its_inputs_are_led_around(
+    cudnn: Cudnn, fake_cudnn: FakeCudnn
+) -> None:
+    names = [plan.name for plan in cudnn.candidates(weight_grad("f16"))]
+    assert names == ["eng1", "eng3", "eng1 identity", "eng3 identity"]
+    fake_cudnn.late_only = True
+    names = [plan.name for plan in cudnn.candidates(weight_grad("f16"))]
+    assert names == ["eng1 identity", "eng3 identity"]
+    assert cudnn.find(weight_grad("f16"), names[1]).name == names[1]
+    with pytest.raises(CudnnError):
+        cudnn.find(weight_grad("f16"), "eng1")
+    wanted, found = results(cudnn, weight_grad("f16"))
+    for own, other in zip(wanted, found, strict=True):
+        assert_gradient_close(other, own, 2e-6)
 
 
 @pytest.mark.parametrize(("dtype", "least"), [("f16", 2e-3), ("bf16", 1.6e-2)])
 def test_sixteen_bits_go_in_and_out(cudnn: Cudnn, dtype: Any, least: float) -> None:
     what = plain(dtype, bias=True, mask_slope=0.5, images={"mask": image(16, 6, 5, dtype)})
-    wanted, found = results(cudnn, what)
+    ((wanted,), (found,)) = results(cudnn, what)
     assert np.linalg.norm(found - wanted) < least * np.linalg.norm(wanted)
 
 
@@ -110,110 +124,49 @@ def test_engines_that_repeat_nothing_or_round_products_are_left_out(cudnn: Cudnn
     assert [plan.name for plan in tensor_cores] == ["eng1", "eng3"]
 
 
-def test_much_working_memory_is_refused(cudnn: Cudnn, fake: FakeCudnn) -> None:
-    fake.workspaces["eng1"] = 2**40
+def test_much_working_memory_is_refused(cudnn: Cudnn, fake_cudnn: FakeCudnn) -> None:
+    fake_cudnn.workspaces["eng1"] = 2**40
     assert list(cudnn.candidates(plain())) == []
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, fake: FakeCudnn) -> dict[str, float]:
-    """Seconds that plans, and own kernels as "", take."""
-    seconds = {OWN: 1.0, "eng1": 0.5, "eng3": 0.25}
-
-    def of(device: Any, work: Any) -> float:
-        fake.executed.clear()
-        work()
-        device.synchronize()
-        return seconds[fake.executed[-1] if fake.executed else OWN]
-
-    monkeypatch.setattr(cudnn_measure, "seconds_of", of)
-    return seconds
-
-
-@pytest.mark.parametrize(
-    ("wrong", "own", "chosen"),
-    [(set(), 1.0, "eng3"), ({"eng3"}, 1.0, "eng1"), ({"eng1", "eng3"}, 1.0, OWN),
-     (set(), 0.25, OWN), ({"eng3"}, 0.4, OWN)],
-)  # fmt: skip
-def test_the_fastest_that_is_right_is_chosen(
-    cudnn: Cudnn, fake: FakeCudnn, clock: dict[str, float], wrong: Any, own: float, chosen: str
+def test_building_ends_when_it_has_taken_long(
+    cudnn: Cudnn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake.wrong, clock[OWN] = wrong, own
-    assert measure(cudnn, plain(compute="tf32")).plan == chosen
+    monkeypatch.setattr(cudnn_plans, "BUILD_SECONDS", -1.0)
+    assert [plan.name for plan in cudnn.candidates(plain(compute="tf32"))] == ["eng1"]
 
 
-def test_times_are_of_recorded_graphs(cudnn: Cudnn) -> None:
-    assert measure(cudnn, plain()).own_seconds is not None
+def test_a_plan_is_loaded_without_being_built(cudnn: Cudnn, fake_cudnn: FakeCudnn) -> None:
+    fake_cudnn.workspaces["eng3"] = 512
+    what = plain("f16", bias=True, slope=0.1)
+    data = cudnn.dump(cudnn.find(what, "eng3"))
+    assert data is not None
+    fake_cudnn.builds.clear()
+    plan = cudnn.load("eng3", data)
+    assert (plan.name, plan.workspace_bytes, fake_cudnn.builds) == ("eng3", 512, [])
+    with trial(cudnn, what, [plan]) as at:
+        run(cudnn.device, at.own().launches)
+        (wanted,) = at.results()
+        run(cudnn.device, at.cudnn(cudnn, plan).calls)
+        assert_gradient_close(at.results()[0], wanted, 2e-3)
+    assert fake_cudnn.executed == ["eng3"]
 
 
-def engines(cudnn: Cudnn, folder: Path, mode: str = "measure") -> tuple[Engines, list[Any]]:
-    asked: list[Any] = []
-
-    def fixed(_: Cudnn, what: Convolution) -> Choice:
-        asked.append(what)
-        return Choice("eng1", 2.0, 1.0)
-
-    return Engines(cudnn, fixed, mode, folder), asked
+@pytest.mark.parametrize("data", [b"", b"?", b"7 92800", b"0 1"])
+def test_what_is_no_plan_is_not_loaded(cudnn: Cudnn, data: bytes) -> None:
+    assert cudnn.dump(cudnn.find(plain(), "eng1")) == b"0 92800"
+    with pytest.raises(CudnnError):
+        cudnn.load("eng1", data)
 
 
-def test_a_choice_is_remembered(cudnn: Cudnn, tmp_path: Path) -> None:
-    for count in (1, 0):
-        made, asked = engines(cudnn, tmp_path)
-        for _ in range(2):
-            plan = made.plan(plain())
-            assert plan is not None
-            assert plan.name == "eng1"
-        assert len(asked) == count
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "\0", '{"key": 1, "choice": {}, "sum": 2}'])
-def test_damaged_choices_are_measured_again(cudnn: Cudnn, tmp_path: Path, text: str) -> None:
-    engines(cudnn, tmp_path)[0].plan(plain())
-    (kept,) = tmp_path.iterdir()
-    kept.write_text(text)
-    made, asked = engines(cudnn, tmp_path)
-    with pytest.warns(CacheWarning, match="is not used"):
-        assert made.plan(plain()) is not None
-    assert len(asked) == 1
-
-
-def test_a_changed_choice_is_measured_again(cudnn: Cudnn, tmp_path: Path) -> None:
-    engines(cudnn, tmp_path)[0].plan(plain())
-    (kept,) = tmp_path.iterdir()
-    kept.write_text(kept.read_text().replace("eng1", "eng3"))
-    made, asked = engines(cudnn, tmp_path)
-    with pytest.warns(CacheWarning, match="is not used"):
-        made.plan(plain())
-    assert len(asked) == 1
-
-
-def test_another_cudnn_measures_for_itself(cudnn: Cudnn, tmp_path: Path) -> None:
-    engines(cudnn, tmp_path)[0].plan(plain())
-    cudnn.version = "99"
-    made, asked = engines(cudnn, tmp_path)
-    made.plan(plain())
-    assert len(asked) == 1
-
-
-@pytest.mark.parametrize("where", ["validate", "build_operation_graph", "create_execution_plans"])
-def test_what_cudnn_refuses_is_an_own_kernels(
-    cudnn: Cudnn, fake: FakeCudnn, tmp_path: Path, where: str
+def test_a_loaded_plan_takes_no_more_working_memory_than_another(
+    cudnn: Cudnn, fake_cudnn: FakeCudnn
 ) -> None:
-    fake.failing = {where}
-    with pytest.raises(CudnnError, match=where):
-        list(cudnn.candidates(plain()))
-    assert Engines(cudnn, measure, folder=tmp_path).plan(plain()) is None
-
-
-def test_the_rule_wants_tensor_cores_and_channels(cudnn: Cudnn, tmp_path: Path) -> None:
-    wide = plain("f16", filter=(32, 32, 3, 3))
-    assert by_rule(wide)
-    assert not by_rule(plain("f16"))
-    assert not by_rule(replace(wide, compute="f32"))
-    made, asked = engines(cudnn, tmp_path, "rule")
-    assert made.plan(plain("f16")) is None
-    assert not asked
-    assert not list(tmp_path.iterdir())
+    data = cudnn.dump(cudnn.find(plain(), "eng1"))
+    assert data is not None
+    fake_cudnn.workspaces["eng1"] = 2**40
+    with pytest.raises(CudnnError, match="working memory"):
+        cudnn.load("eng1", data)
 
 
 def test_without_cudnn_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,18 +174,24 @@ def test_without_cudnn_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_cudnn(HostDevice()) is None
 
 
-def test_the_handle_is_given_back(cudnn: Cudnn, fake: FakeCudnn) -> None:
+def test_the_handle_is_given_back(cudnn: Cudnn, fake_cudnn: FakeCudnn) -> None:
     Engines(cudnn, measure).close()
-    assert fake.handle is None
+    assert fake_cudnn.handle is None
     cudnn.close()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_network_computes_the_same_with_cudnn(
-    cudnn: Cudnn, fake: FakeCudnn, tmp_path: Path, precision: Any
+    cudnn: Cudnn, fake_cudnn: FakeCudnn, tmp_path: Path, precision: Any
 ) -> None:
-    made, asked = engines(cudnn, tmp_path)
-    fake.workspaces["eng1"] = 512
+    asked: list[Convolution] = []
+
+    def first(_: Cudnn, what: Convolution) -> Choice:
+        asked.append(what)
+        return Choice("eng1", 2.0, 1.0)
+
+    made = Engines(cudnn, first, folder=tmp_path)
+    fake_cudnn.workspaces["eng1"] = 512
     bundle, found = open_bundle("default"), []
     rows = columns = 2 * bundle.manifest.image.size_multiple
     x = np.random.default_rng(0).uniform(-1, 1, (1, 3, rows, columns)).astype(np.float32)
@@ -246,7 +205,7 @@ def test_a_network_computes_the_same_with_cudnn(
         engine.gradients(scope, frame)
         found.append((gradients, frame.restored))
     assert len(asked) > 2
-    assert len(fake.executed) > len(asked)
-    assert {what.transposed for what in asked} == {False, True}
+    assert len(fake_cudnn.executed) > len(asked)
+    assert {what.kind for what in asked} == {"fprop", "dgrad", "wgrad"}
     for own, other in zip(*found, strict=True):
         assert_gradient_close(other, own, 1e-5 if precision == "fp32" else 1e-2)
