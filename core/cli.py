@@ -51,6 +51,11 @@ COMMANDS = {
         "edgeadapt.runtime.tensorrt.command:build",
         "Build an engine of TensorRT or TensorRT-RTX.",
     ),
+    "profile": Entry(
+        "edgeadapt.runtime.profile.command:profile",
+        "Say where the time goes, and what the machine could do.",
+        "bench",
+    ),
     "doctor": Entry(
         "edgeadapt.runtime.doctor.command:doctor", "Say what is wrong with this machine."
     ),

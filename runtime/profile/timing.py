@@ -13,6 +13,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.runtime.backend import U8, Backend, EngineOptions, Evaluation, Frame
 from edgeadapt.runtime.backends import BACKENDS
 from edgeadapt.runtime.optimizer import Optimizer
+from edgeadapt.runtime.profile.profiler import Profiled
 from edgeadapt.runtime.session import Session
 
 # An image's way in, what the engine computes, and the image's way out. On GPUs the ways are copies
@@ -99,11 +100,10 @@ class TimedSession(Session):
     """A session that notes when its engine and its frame are at work."""
 
     def __init__(self, bundle: Bundle, backend: str, options: EngineOptions) -> None:
-        super().__init__(
-            bundle, backend, options.threads, options.precision, options.memory_budget
-        )
+        super().__init__(bundle, backend, options.threads, options.precision, options.memory_budget)
         assert self._engine is not None
         self.backend = _name_of(self._engine)
+        self.profiled = isinstance(self._engine, Profiled)  # whether it can be taken apart
         self._watch = Watch(getattr(self._engine, "device", None))
         self._engine = TimedEngine(self._engine, self._watch)
 
