@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edgeadapt.bundle import Adaptation, Model
 from edgeadapt.errors import EdgeadaptError, ExportError, one_line
-from edgeadapt.export.trust import DEBLUR_FACTORY
+from edgeadapt.export.trust import DEBLUR_FACTORY, LOSS_FACTORY
 
 CHECKPOINT_READER = "edgeadapt.training.checkpoint:load_network"
 PAPER_ADAPTATION = Adaptation(steps=5, optimizer="sgd", step_size=2.5e-5)  # Chi et al., section 4
@@ -122,6 +122,9 @@ def _from_checkpoint(path: Path) -> Source:
     adaptation = Adaptation(
         learned.steps, learned.optimizer, learned.step_size, dict(learned.step_sizes)
     )
+    factory, loss = DEBLUR_FACTORY, getattr(network, "loss", None)
+    if loss is not None:
+        factory, config = LOSS_FACTORY, config | {"loss": loss}
     widths = "/".join(str(width) for width in config["widths"])
     description = (
         f"Two-branch deblurring network, {config['n_scales']} scales, widths {widths} "
@@ -129,7 +132,7 @@ def _from_checkpoint(path: Path) -> Source:
     )
     return Source(
         network,
-        Model(path.parent.name or path.stem, description, DEBLUR_FACTORY, config),
+        Model(path.parent.name or path.stem, description, factory, config),
         adaptation,
     )
 

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from edgeadapt.bundle import Model
 
 DEBLUR_FACTORY = "edgeadapt.training.network:build"
+LOSS_FACTORY = "edgeadapt.training.losses:build"
 # Whole names, not a prefix: within edgeadapt there is also a function that calls any other by name.
-_TRUSTED = frozenset({DEBLUR_FACTORY})
+_TRUSTED = frozenset({DEBLUR_FACTORY, LOSS_FACTORY})
 
 
 def trusted_factory(described: Model, named: str | None) -> tuple[str | None, str]:

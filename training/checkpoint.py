@@ -14,6 +14,8 @@ from torch import Tensor
 
 from edgeadapt.errors import CheckpointError, ConfigError
 from edgeadapt.files import atomic_file
+from edgeadapt.training.config import PAPER_LOSS
+from edgeadapt.training.losses import LossNet
 from edgeadapt.training.network import DeblurNet
 from edgeadapt.training.network_config import NetworkConfig
 
@@ -95,11 +97,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def load_network(path: Path) -> tuple[DeblurNet, LearnedAdaptation]:
     """The network in a checkpoint, in float32 on the CPU, and how it was trained to be adapted.
 
+    Its `adaptation_loss` is the one of the checkpoint's [meta] section.
+
     Raises:
         CheckpointError: if the file is not a sound checkpoint.
+        ConfigError: if its loss is one of a newer version.
     """
     checkpoint = load_checkpoint(path)
-    return restore_network(checkpoint, path), read_adaptation(checkpoint, path)
+    network = restore_network(checkpoint, path)
+    loss = checkpoint.config.get("meta", {}).get("loss", PAPER_LOSS)
+    if loss != PAPER_LOSS:
+        weights = network.state_dict()
+        network = LossNet(network.config, loss)
+        network.load_state_dict(weights)
+    return network, read_adaptation(checkpoint, path)
 
 
 def restore_network(checkpoint: Checkpoint, path: Path) -> DeblurNet:

@@ -55,6 +55,8 @@ class DataConfig:
 
 
 _PRECISIONS = ("fp32", "bf16")
+PAPER_LOSS = "l1"
+LOSSES = (PAPER_LOSS, "l2", "charbonnier", "scales", "again")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class MetaConfig:
     # One per tensor, learned with the weights (Meta-SGD, Li et al. 2017).
     learn_step_sizes: bool = False
     step_sizes_rate: float = 1e-2  # learning rate of their logarithms
+    loss: str = PAPER_LOSS  # of the inner steps; training/losses.py says which there are
     aux_update: str = "literal"  # literal (Algorithm 1) | copy_back | outer
     outer_reduce: str = "sum"  # over the batch: sum (paper, Eq. 6) | mean
     outer_optimizer: str = "adam"  # adam | sgd
@@ -103,6 +106,7 @@ class MetaConfig:
     def __post_init__(self) -> None:
         _one_of("meta.order", self.order, (1, 2))
         _one_of("meta.inner_optimizer", self.inner_optimizer, ("sgd", "adam"))
+        _one_of("meta.loss", self.loss, LOSSES)
         _one_of("meta.aux_update", self.aux_update, ("literal", "copy_back", "outer"))
         _one_of("meta.outer_reduce", self.outer_reduce, ("sum", "mean"))
         _one_of("meta.outer_optimizer", self.outer_optimizer, ("adam", "sgd"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from edgeadapt.training.network import DeblurNet, Outputs, adaptation_terms
+from edgeadapt.training.losses import loss_terms
+from edgeadapt.training.network import DeblurNet, Outputs
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
@@ -34,8 +36,10 @@ def adapt(
     steps: int,
     optimizer: str = "sgd",
     second_order: bool = False,
+    loss: str = "l1",
 ) -> Adapted:
-    """Take ``steps`` steps of every parameter on the auxiliary loss of ``image`` (N, 3, H, W).
+    """Take ``steps`` steps of every parameter on ``loss``, one of `edgeadapt.training.losses`, of
+    ``image`` (N, 3, H, W).
 
     The result stays connected to ``start`` and ``step_sizes``; with ``second_order`` through the
     gradients as well, without it as if these were constants (first-order MAML).
@@ -44,15 +48,15 @@ def adapt(
     parameters = dict(start)
     first_parameters, first_gradient, losses = parameters, {}, []
     for step in range(steps):
-        loss = adaptation_terms(network, forward(network, parameters, image), image).sum()
+        value = loss_terms(loss, network, partial(forward, network, parameters), image).sum()
         gradient = torch.autograd.grad(
-            loss, list(parameters.values()), create_graph=second_order, materialize_grads=True
+            value, list(parameters.values()), create_graph=second_order, materialize_grads=True
         )
         moves = update.moves(dict(zip(parameters, gradient, strict=True)))
         parameters = {
             name: value - step_sizes[name] * moves[name] for name, value in parameters.items()
         }
-        losses.append(loss.detach())
+        losses.append(value.detach())
         if step == 0:
             first_parameters = parameters
             first_gradient = dict(zip(parameters, gradient, strict=True))

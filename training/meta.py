@@ -149,6 +149,7 @@ class MetaStage:
                 meta.steps,
                 meta.inner_optimizer,
                 second_order,
+                meta.loss,
             )
 
     def _replace_auxiliary(self, gradient: list[Tensor], adapted: Adapted) -> None:

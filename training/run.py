@@ -23,7 +23,7 @@ from edgeadapt.training.checkpoint import (
     restore_network,
     save_checkpoint,
 )
-from edgeadapt.training.config import TrainingConfig
+from edgeadapt.training.config import TrainingConfig, structure_config
 from edgeadapt.training.data import Batches, open_batches, validation_pairs
 from edgeadapt.training.images import ImageCache
 from edgeadapt.training.joint import JointStage
@@ -182,7 +182,9 @@ def _read_last(job: Job) -> Checkpoint | None:
     checkpoint = load_checkpoint(path)
     if checkpoint.kind != job.kind:
         raise CheckpointError(f"{path}: is a {checkpoint.kind} run, not a {job.kind} run.")
-    then, now = _essence(checkpoint.config, job.kind), _essence(asdict(job.config), job.kind)
+    # A setting that came later has, in an older checkpoint, the value that it stood for.
+    then = _essence(asdict(structure_config(checkpoint.config)), job.kind)
+    now = _essence(asdict(job.config), job.kind)
     changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     if changed:
         raise CheckpointError(
