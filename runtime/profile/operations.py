@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.plan.cost import flops, products, traffic
 from edgeadapt.runtime.plan.ir import Op, Program, Tensor
 from edgeadapt.runtime.plan.remat_build import is_repeated, original
+from edgeadapt.runtime.profile.grouping import Step, group_products
 from edgeadapt.runtime.profile.parts import Group, Operation
 
-_PRODUCTS = ("conv", "conv_weight_grad", "matmul")
-_UPDATES = ("update_sgd", "update_together")
-_PACKS = ("pack_weights", "pack_together")
+_SOURCES = ("x0", "x1", "x2", "x3")
+# Kinds that multiply -> what they multiply, and what of it may be made of weights.
+_FACTORS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "conv": ((*_SOURCES, "weight"), ("weight",)),
+    "conv_weight_grad": ((*_SOURCES, "grad_y"), ()),
+    "matmul": (("a", "b"), ("a", "b")),
+}
+_OTHERS: Mapping[str, Group] = {
+    "update_sgd": "optimizer",
+    "update_together": "optimizer",
+    "pack_weights": "other",
+    "pack_together": "other",
+}
 _PRECISIONS = {"f32": "fp32", "tf32": "tf32", "bf16": "bf16", "f16": "fp16"}
 
 
 def operations_of(program: Program) -> list[Operation]:
     """What `Operation` says of each operation of a program, in order."""
-    groups, layers = _Groups(program), _Layers(program)
+    groups, layers = _groups(program), _Layers(program)
     return [
         Operation(
             f"{_title(op, program, layers.of(op))} #{position}",
             op.kind,
-            groups.of(position),
+            groups[position],
             _work(op, program),
             traffic(op, program),
-            _PRECISIONS[op.attributes.get("compute", "f32") if op.kind in _PRODUCTS else "f32"],
+            _PRECISIONS[op.attributes.get("compute", "f32") if op.kind in _FACTORS else "f32"],
             is_repeated(op),
         )
         for position, op in enumerate(program.ops)
@@ -39,61 +50,27 @@ def _work(op: Op, program: Program) -> int:
     return flops(op, program) if main is None else main
 
 
-class _Groups:
-    """What each operation is there for, by the structure of the program alone.
+def _groups(program: Program) -> list[Group]:
+    """What each operation is there for; what is computed again counts as what it was before."""
 
-    Forward is what the loss or the restored image is made of. Of the backward pass, a convolution
-    or matrix product with something made of weights alone gives the gradient of what it was applied
-    to; a product of two images gives a weight's, unless another product follows from it, as in
-    attention, where both factors are images.
-    """
+    def bases(names: Iterable[str]) -> set[str]:
+        return {original(program.base(name)) for name in names}
 
-    def __init__(self, program: Program) -> None:
-        self._program = program
-        values = [name for name in program.outputs if not name.startswith(GRADIENT_PREFIX)]
-        self._forward = self._ancestors(values)
-        self._image = self._of_the_image()
-        self._multiplied = self._ancestors(
-            name for op in program.ops if op.kind in _PRODUCTS for name in op.inputs.values()
+    def step(op: Op) -> Step:
+        factors = (
+            bases(op.inputs[role] for role in roles if role in op.inputs)
+            for roles in _FACTORS.get(op.kind, ((), ()))
         )
+        return Step(bases(op.inputs.values()), bases(op.outputs.values()), *factors)
 
-    def of(self, position: int) -> Group:
-        op = self._program.ops[position]
-        if op.kind in _UPDATES:
-            return "optimizer"
-        if op.kind in _PACKS:
-            return "other"
-        if op.kind not in _PRODUCTS:
-            return "pointwise"
-        written = {self._base(name) for name in op.outputs.values()}
-        if written & self._forward:
-            return "forward"
-        if op.kind == "conv_weight_grad":
-            return "weight-gradient"
-        factors = [op.inputs[role] for role in ("weight", "a", "b") if role in op.inputs]
-        both = all(self._base(name) in self._image for name in factors)
-        return "weight-gradient" if both and not written & self._multiplied else "input-gradient"
-
-    def _base(self, name: str) -> str:
-        """The tensor that holds it; what is computed again is what it was before."""
-        return original(self._program.base(name))
-
-    def _ancestors(self, names: Iterable[str]) -> set[str]:
-        """Tensors that these are made of, themselves included."""
-        found = {self._base(name) for name in names}
-        for op in reversed(self._program.ops):
-            if not found.isdisjoint(self._base(name) for name in op.outputs.values()):
-                found |= {self._base(name) for name in op.inputs.values()}
-        return found
-
-    def _of_the_image(self) -> set[str]:
-        """Tensors that change with the image."""
-        tensors = self._program.tensors.values()
-        found = {self._base(t.name) for t in tensors if t.storage == "image"}
-        for op in self._program.ops:
-            if not found.isdisjoint(self._base(name) for name in op.inputs.values()):
-                found |= {self._base(name) for name in op.outputs.values()}
-        return found
+    steps = [step(op) for op in program.ops]
+    values = [name for name in program.outputs if not name.startswith(GRADIENT_PREFIX)]
+    image = [t.name for t in program.tensors.values() if t.storage == "image"]
+    groups = group_products(steps, bases(values), bases(image))
+    return [
+        group or _OTHERS.get(op.kind, "pointwise")
+        for op, group in zip(program.ops, groups, strict=True)
+    ]
 
 
 class _Layers:
@@ -134,7 +111,7 @@ def _title(op: Op, program: Program, layer: str) -> str:
     found = op.attributes
     words = [op.kind, layer]
     if op.kind in ("conv", "conv_weight_grad"):
-        sources = [program.tensors[n].shape[1] for role, n in op.inputs.items() if _is_source(role)]
+        sources = [program.tensors[n].shape[1] for role, n in op.inputs.items() if role in _SOURCES]
         image = program.tensors[op.outputs["y"] if op.kind == "conv" else op.inputs["grad_y"]]
         stride = "" if set(found["strides"]) == {1} else "/" + "x".join(map(str, found["strides"]))
         words += ["transposed"] if found.get("transposed") else []
@@ -143,10 +120,6 @@ def _title(op: Op, program: Program, layer: str) -> str:
     elif op.outputs:
         words.append(_size(program.tensors[next(iter(op.outputs.values()))]))
     return " ".join(word for word in words if word)
-
-
-def _is_source(role: str) -> bool:
-    return role in ("x0", "x1", "x2", "x3")
 
 
 def _size(tensor: Tensor) -> str:
