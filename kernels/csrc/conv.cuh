@@ -37,7 +37,8 @@ struct ConvCommon {
   int64_t in_channels, out_channels, padded_channels;  // of a group
   int64_t has_slope;
   int64_t slope, mask_slope;  // bits of float32: double would be converted for each pixel
-  // Bits 0 to 3: this source may be read in vectors; 4: y may be written, 5 to 8: operands read.
+  // Bits 0 to 3: this source may be read in vectors; 4: y may be written, 5 to 8: operands read; 9:
+  // all of the latter, and they are of the type that is multiplied (float for tf32).
   int64_t vectors;
 };
 
@@ -60,6 +61,7 @@ struct ConvArgs {
   int64_t tile_rows, tile_columns;          // positions of a block
   int64_t parts;                            // groups of channels that a block works on at a time
   int64_t channel_blocks;                   // blocks that share the positions, for each group
+  int64_t windows;                          // 2: the next chunk is brought while one is multiplied
 };
 
 // Where a block works.

@@ -30,6 +30,7 @@ struct Planes {
   using Raw = float;
   using Unit = Packet<16>;
   static constexpr int count = 4, batch = 2;
+  static constexpr bool copies = false;  // four channels lie apart
   float* window;
   int pitch, plane;
 

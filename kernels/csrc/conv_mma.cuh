@@ -8,6 +8,9 @@
 // of tf32): one load without bank conflicts where neighbours are a step of 1 apart. The columns of
 // B are ordered so that a thread's sums are 2 * tiles neighbouring channels of y.
 //
+// Where a chunk is the same bytes in memory, it is copied asynchronously: while weights are brought
+// and, if `windows` is 2, while the chunk before is multiplied.
+//
 // Weights are there for `down` rows of taps at a time. If these are all there are, and neighbours,
 // they share what is loaded of A: a row of the window serves `down` rows of y.
 //
@@ -44,11 +47,13 @@ EA_DEVICE void store_words(uint32_t* p, uint32_t first, uint32_t second) {
 // Types that are multiplied: how a chunk of the window and of the weights is made of them.
 template <class T>
 struct HalfMath {
+  using Element = T;  // of images, most likely
   using Raw = T;
   using Unit = Packet<16>;
   static constexpr int count = 8;  // of the window in a unit
   static constexpr int batch = 5;
   static constexpr int depth = 4;  // input channels of a thread
+  static constexpr bool copies = true;
   uint32_t* window;
 
   EA_DEVICE static Unit unit(const float (&values)[count]) {
@@ -59,8 +64,11 @@ struct HalfMath {
     memcpy(&result, halves, sizeof result);
     return result;
   }
+  EA_DEVICE Unit* place(int pixel, int lane) const {
+    return reinterpret_cast<Unit*>(window + pixel * chunk_words + 4 * lane);
+  }
   EA_DEVICE void put(int pixel, ConvPixel, int lane, const Unit& unit) const {
-    *reinterpret_cast<Unit*>(window + pixel * chunk_words + 4 * lane) = unit;
+    *place(pixel, lane) = unit;
   }
   EA_DEVICE void put_one(int pixel, ConvPixel, int lane, int k, float value) const {
     reinterpret_cast<T*>(window)[(pixel * 2 + lane) * count + k] = from_float<T>(value);
@@ -101,9 +109,11 @@ struct Bf16Math : HalfMath<Bfloat> {
 };
 
 struct Tf32Math {
+  using Element = float;
   using Raw = void;  // even floats are rounded
   using Unit = Packet<16>;
   static constexpr int count = 4, batch = 5, depth = 2;
+  static constexpr bool copies = false;
   uint32_t* window;
 
   EA_DEVICE static Unit unit(const float (&values)[count]) {
@@ -214,37 +224,160 @@ EA_DEVICE void mma_taps(const ConvArgs& args, const MmaWarp& warp, const ConvAxi
   }
 }
 
-// One row of a warp at a time: a copy of what follows the sums for each would be long.
+// Where a thread's sums belong: two pixels, 8 columns apart, in each of mma_rows rows.
+struct MmaPlaces {
+  int group, channel;  // the first of its channels, within the group
+  int row, column;     // of y, at the first pixel
+  int row_step, column_step;  // of y, from one row and from one of the two pixels to the next
+  uint32_t real;              // bit 2 * row + pixel: there is such a pixel
+};
+
+EA_DEVICE MmaPlaces mma_places(const ConvArgs& args, const ConvTile& tile, const MmaWarp& warp,
+                               const ConvAxis& rows, const ConvAxis& columns, int channel) {
+  const int row = tile.row + warp.row, column = tile.column + warp.column + warp.group;
+  uint32_t real = 0;
+#pragma unroll
+  for (int k = 0; k < 2 * mma_rows; ++k) {
+    real |= (uint32_t)(row + k / 2 < rows.count && column + k % 2 * 8 < columns.count) << k;
+  }
+  const int row_step = args.out_row_step, column_step = args.out_column_step;
+  return {tile.group, channel, (int)rows.first + row * row_step,
+          (int)columns.first + column * column_step, row_step, 8 * column_step, real};
+}
+
+// Any images: one pixel after the other, in few instructions.
 template <int tiles>
-EA_DEVICE void mma_finish(const ConvArgs& args, const ConvTile& tile, const MmaWarp& warp,
-                          const ConvAxis& rows, const ConvAxis& columns, int channel,
-                          const float (&sums)[mma_rows][tiles][4]) {
-#pragma unroll(tiles > 2 ? 1 : mma_rows)
-  for (int i = 0; i < mma_rows; ++i) {
-    const int row = tile.row + warp.row + i;
+EA_DEVICE void mma_finish_each(const ConvCommon& common, const MmaPlaces& at,
+                               const float (&sums)[mma_rows][tiles][4]) {
+#pragma unroll 1
+  for (int k = 0; k < 2 * mma_rows; ++k) {
+    if (!(at.real >> k & 1)) continue;
+    const int i = k / 2;
+    float values[2 * tiles];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = tile.column + warp.column + warp.group + 8 * half;
-      if (row >= rows.count || column >= columns.count) continue;
-      float values[2 * tiles];
-#pragma unroll
-      for (int k = 0; k < 2 * tiles; ++k) {
-        const int t = k / 2, e = 2 * half + k % 2;
-        const float low = i % 2 == 0 ? sums[0][t][e] : sums[1][t][e];
-        values[k] = i < 2 ? low : i % 2 == 0 ? sums[2][t][e] : sums[3][t][e];
-      }
-      conv_finish(args.common, tile.group, channel, (int)(rows.first + row * args.out_row_step),
-                  (int)(columns.first + column * args.out_column_step), values);
+    for (int c = 0; c < 2 * tiles; ++c) {
+      const int t = c / 2;
+      // An index that is not known beforehand would move the sums out of registers.
+      const float low = i == 0 ? sums[0][t][c % 2] : sums[1][t][c % 2];
+      const float high = i == 2 ? sums[2][t][c % 2] : sums[3][t][c % 2];
+      const float low_right = i == 0 ? sums[0][t][2 + c % 2] : sums[1][t][2 + c % 2];
+      const float high_right = i == 2 ? sums[2][t][2 + c % 2] : sums[3][t][2 + c % 2];
+      values[c] = k % 2 == 0 ? (i < 2 ? low : high) : (i < 2 ? low_right : high_right);
     }
+    conv_finish(common, at.group, at.channel, at.row + i * at.row_step,
+                at.column + k % 2 * at.column_step, values);
+  }
+}
+
+// `count` neighbouring channels of a pixel as they lie in memory.
+template <class T, int count>
+struct MmaChannels {
+  static constexpr int bytes = count * sizeof(T) < 16 ? count * sizeof(T) : 16;
+  static constexpr int packets = count * sizeof(T) / bytes;
+  Packet<bytes> packet[packets];
+
+  EA_DEVICE void fetch(const T* from) {
+#pragma unroll
+    for (int i = 0; i < packets; ++i) packet[i] = reinterpret_cast<const Packet<bytes>*>(from)[i];
+  }
+  EA_DEVICE void values(float (&result)[count]) const {
+    T elements[count];
+    memcpy(elements, packet, sizeof packet);
+#pragma unroll
+    for (int i = 0; i < count; ++i) result[i] = to_float(elements[i]);
+  }
+};
+
+// The channels of a thread's pixels in one image, whose type is T and which is read in vectors.
+template <class T>
+struct MmaImage {
+  T* first;
+  int64_t row_step, column_step;  // in elements
+
+  EA_DEVICE MmaImage(const ConvCommon& common, const Image& image, const MmaPlaces& at)
+      : first(static_cast<T*>(image.data) +
+              offset(image, at.group * common.out_channels + at.channel, at.row, at.column)),
+        row_step(at.row_step * image.row_stride),
+        column_step(at.column_step * image.pixel_stride) {}
+
+  EA_DEVICE T* pixel(int k) const { return first + k / 2 * row_step + k % 2 * column_step; }
+};
+
+// Rows whose operands are under way at the same time: as many as there are registers for.
+template <int tiles>
+constexpr int mma_rows_together = tiles > 2 ? 1 : mma_rows;
+
+// sums = what an operand makes of them, in rows from `first` on.
+template <class T, int tiles>
+EA_DEVICE void mma_operand(const ConvCommon& common, const MmaPlaces& at, int number, int first,
+                           float (&sums)[mma_rows][tiles][4]) {
+  constexpr int pixels = 2 * mma_rows_together<tiles>;
+  const MmaImage<T> image(common, common.operands[number], at);
+  MmaChannels<T, 2 * tiles> held[pixels] = {};
+#pragma unroll
+  for (int k = 0; k < pixels; ++k) {
+    if (at.real >> (2 * first + k) & 1) held[k].fetch(image.pixel(2 * first + k));
+  }
+  const bool masks = common.operand_kinds[number] == CONV_MASK;
+  const float mask_slope = float_of((uint32_t)common.mask_slope);
+#pragma unroll
+  for (int k = 0; k < pixels; ++k) {
+    float values[2 * tiles];
+    held[k].values(values);
+#pragma unroll
+    for (int c = 0; c < 2 * tiles; ++c) {
+      float& sum = sums[first + k / 2][c / 2][k % 2 * 2 + c % 2];
+      const float masked = values[c] > 0.0f ? sum : mask_slope * sum;
+      sum = masks ? masked : sum + values[c];
+    }
+  }
+}
+
+template <class T, int tiles>
+EA_DEVICE void mma_write(const ConvCommon& common, const MmaPlaces& at, int first,
+                         const float (&sums)[mma_rows][tiles][4]) {
+  const MmaImage<T> y(common, common.y, at);
+#pragma unroll
+  for (int k = 2 * first; k < 2 * (first + mma_rows_together<tiles>); ++k) {
+    if (!(at.real >> k & 1)) continue;
+    float values[2 * tiles];
+#pragma unroll
+    for (int c = 0; c < 2 * tiles; ++c) values[c] = sums[k / 2][c / 2][k % 2 * 2 + c % 2];
+    store(y.pixel(k), values);
+  }
+}
+
+// As conv_finish for all of a thread's pixels, where all images are of type T and whole vectors.
+template <class T, int tiles>
+EA_DEVICE void mma_finish_together(const ConvCommon& common, const MmaPlaces& at,
+                                   float (&sums)[mma_rows][tiles][4]) {
+  const float slope = float_of((uint32_t)common.slope);
+#pragma unroll
+  for (int first = 0; first < mma_rows; first += mma_rows_together<tiles>) {
+#pragma unroll 1
+    for (int number = 0; number <= common.operand_count; ++number) {
+      if (number == common.add_count && common.has_slope) {
+#pragma unroll
+        for (int i = 0; i < mma_rows_together<tiles> * tiles * 4; ++i) {
+          float& sum = sums[first + i / 4 / tiles][i / 4 % tiles][i % 4];
+          sum = sum > 0.0f ? sum : slope * sum;
+        }
+      }
+      if (number < common.operand_count) mma_operand<T>(common, at, number, first, sums);
+    }
+    mma_write<T>(common, at, first, sums);
   }
 }
 
 template <class Math, int tiles, int down>
 EA_DEVICE void mma_phase(const ConvArgs& args, const ConvTile& tile, const ConvAxis& rows,
-                         const ConvAxis& columns, bool staged, uint32_t* window) {
+                         const ConvAxis& columns, bool staged, uint32_t* pool) {
   const MmaWarp warp = mma_warp(args);
   const int channel = tile.channel + warp.part * tiles * 8 + warp.pair * 2 * tiles;
-  uint32_t* fragments = window + args.window_rows * args.window_columns * chunk_words;
+  const int words = (int)(args.window_rows * args.window_columns) * chunk_words;
+  const int inputs = args.common.in_channels, depth = 2 * Math::count;
+  const bool ahead = Math::copies && args.windows > 1;  // the next chunk comes meanwhile
+  uint32_t* fragments = pool + (ahead ? 2 : 1) * words;
   float sums[mma_rows][tiles][4];
 #pragma unroll
   for (int i = 0; i < 2 * tiles; ++i) {
@@ -255,25 +388,40 @@ EA_DEVICE void mma_phase(const ConvArgs& args, const ConvTile& tile, const ConvA
     }
   }
   Math cell;
-  cell.window = window;
-  for (int first = 0; first < args.common.in_channels; first += 2 * Math::count) {
-    __syncthreads();  // all have read the window
-    if (!staged) conv_stage(args, tile, first, cell);
+  for (int first = ahead ? -depth : 0; first < inputs; first += depth) {
+    __syncthreads();  // all have read the weights and what the next chunk replaces
+    const int coming = ahead ? first + depth : first;
+    cell.window = pool + (ahead ? coming / depth % 2 * words : 0);
+    if (!staged && coming < inputs) conv_stage(args, tile, coming, cell);
+    if constexpr (Math::copies) end_group();
+    if (first < 0) continue;
+    const uint32_t* window = pool + (ahead ? first / depth % 2 * words : 0);
     for (int u = 0; u < (down > 1 ? down : rows.taps); u += down) {
       if (u > 0) __syncthreads();  // all have read the weights
       stage_fragments<Math, tiles, down>(args, tile, rows, columns, first, u, fragments);
+      if constexpr (Math::copies) {
+        if (ahead) await_groups<1>();
+        else await_groups<0>();
+      }
       __syncthreads();
       mma_taps<Math, tiles, down>(args, warp, rows, columns, u, window, fragments, sums);
     }
   }
-  mma_finish<tiles>(args, tile, warp, rows, columns, channel, sums);
+  if constexpr (Math::copies) await_groups<0>();
+  const MmaPlaces at = mma_places(args, tile, warp, rows, columns, channel);
+  const bool whole = channel + 2 * tiles <= args.common.out_channels;
+  if (whole && conv_vectors(args.common, 9)) {
+    mma_finish_together<typename Math::Element>(args.common, at, sums);
+  } else if (channel < args.common.out_channels) {
+    mma_finish_each(args.common, at, sums);
+  }
 }
 
 // The phases of a transposed convolution follow each other in a block: their pixels are neighbours,
 // and they see the same window, which stays if it is one chunk.
-template <class Math, int tiles, int down, int pool_words>
+template <class Math, int tiles, int down>
 EA_DEVICE void conv_mma(const ConvArgs& args) {
-  EA_SHARED(uint32_t, pool, [pool_words]);
+  EA_SHARED(uint32_t, pool, [12288]);  // kernels/cuda/conv_tiles.py counts on it
   const ConvTile tile = conv_tile(args, (int)args.parts * tiles * 8);
   const bool single = args.common.in_channels <= 2 * Math::count;
 #pragma unroll 1
@@ -285,16 +433,16 @@ EA_DEVICE void conv_mma(const ConvArgs& args) {
 }
 
 // The kernels of one type: conv_<name>_<down>_<channels of a warp>.
-#define EA_CONV_MMA_OF(name, Math, tiles, down, channels, pool_words)      \
+#define EA_CONV_MMA_OF(name, Math, tiles, down, channels)                  \
   EA_KERNEL(conv_##name##_##down##_##channels, ConvArgs, EA_CONV_THREADS) { \
-    conv_mma<Math, tiles, down, pool_words>(args);                          \
+    conv_mma<Math, tiles, down>(args);                                      \
   }
-#define EA_CONV_MMA(name, Math)                \
-  EA_CONV_MMA_OF(name, Math, 1, 1, 8, 12288)   \
-  EA_CONV_MMA_OF(name, Math, 2, 1, 16, 12288)  \
-  EA_CONV_MMA_OF(name, Math, 4, 1, 32, 12288)  \
-  EA_CONV_MMA_OF(name, Math, 1, 3, 8, 8192)    \
-  EA_CONV_MMA_OF(name, Math, 2, 3, 16, 8192)   \
-  EA_CONV_MMA_OF(name, Math, 4, 3, 32, 8192)
+#define EA_CONV_MMA(name, Math)         \
+  EA_CONV_MMA_OF(name, Math, 1, 1, 8)   \
+  EA_CONV_MMA_OF(name, Math, 2, 1, 16)  \
+  EA_CONV_MMA_OF(name, Math, 4, 1, 32)  \
+  EA_CONV_MMA_OF(name, Math, 1, 3, 8)   \
+  EA_CONV_MMA_OF(name, Math, 2, 3, 16)  \
+  EA_CONV_MMA_OF(name, Math, 4, 3, 32)
 
 }  // namespace edgeadapt

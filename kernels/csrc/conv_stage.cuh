@@ -78,6 +78,7 @@ constexpr bool same_type<T, T> = true;
 // channels of a pixel, which in memory may be the same bytes if they are of type Cell::Raw:
 //   Unit unit(const float (&values)[count]);
 //   void put(int pixel, ConvPixel, int lane, const Unit&), void put_one(..., int k, float value);
+// and, if Cell::copies: Unit* place(int pixel, int lane), where the bytes of type Raw belong.
 template <class Cell>
 EA_DEVICE typename Cell::Unit conv_fetch(const Cell& cell, const ConvRun& run, int64_t place) {
   typename Cell::Unit unit = {};
@@ -110,8 +111,23 @@ EA_DEVICE void conv_stage_single(const ConvCommon& common, int group, int channe
   }
 }
 
+// What is the same in memory goes there by itself, while this thread does something else.
+template <class Cell>
+EA_DEVICE void conv_copy(const ConvCommon& common, const ConvRun& run, int lane,
+                         const ConvWindow& window, const Cell& cell) {
+  const auto* data = static_cast<const typename Cell::Raw*>(run.data);
+#pragma unroll 1
+  for (int index = window.first; index < window.pixels; index += window.step) {
+    const ConvPixel pixel = conv_pixel(window, index);
+    const bool real = data != nullptr && conv_inside(window, pixel);
+    const void* from = real ? data + conv_place(run, pixel) : common.weights;
+    copy_ahead(cell.place(index, lane), from, real);
+  }
+}
+
 // Channels first ... first + 2 * Cell::count of the group; two threads share a pixel.
-// Cell::batch loads are under way before the first is waited for.
+// Cell::batch loads are under way before the first is waited for. If Cell::copies, it is all there
+// only when the group of copies is, which the caller ends.
 template <class Cell>
 EA_DEVICE void conv_stage(const ConvArgs& args, const ConvTile& tile, int first, const Cell& cell) {
   const ConvWindow window = conv_window(args, tile, 2);
@@ -119,6 +135,11 @@ EA_DEVICE void conv_stage(const ConvArgs& args, const ConvTile& tile, int first,
   const ConvRun run = conv_run(args.common, tile.group, channel, Cell::count, window);
   if (run.data != nullptr && !run.vector) {
     return conv_stage_single(args.common, tile.group, channel, lane, window, cell);
+  }
+  if constexpr (Cell::copies) {
+    if (run.data == nullptr || run.dtype == dtype_of<typename Cell::Raw>) {
+      return conv_copy(args.common, run, lane, window, cell);
+    }
   }
   for (int index = window.first; index < window.pixels; index += Cell::batch * window.step) {
     typename Cell::Unit units[Cell::batch] = {};

@@ -150,6 +150,13 @@ EA_DEVICE Bfloat from_float<Bfloat>(float value) {
 #endif
 }
 
+template <class T>
+constexpr Dtype dtype_of = F32;
+template <>
+constexpr Dtype dtype_of<Half> = F16;
+template <>
+constexpr Dtype dtype_of<Bfloat> = BF16;
+
 // Calls body(T()) with the element type of `dtype`, which is not BOOL.
 template <class Body>
 EA_DEVICE void with_type(int64_t dtype, Body body) {
@@ -243,6 +250,41 @@ EA_DEVICE void store(T* p, const float (&values)[count]) {
     memcpy(&packet, part, bytes);
     *reinterpret_cast<Packet<bytes>*>(p + first) = packet;
   }
+}
+
+// Copies under way ------------------------------------------------------------------------------
+
+// Begin to copy 16 bytes to shared memory, or zeros if not `real`; `from` must be an address of
+// device memory all the same. Both are multiples of 16.
+EA_DEVICE void copy_ahead(void* to, const void* from, bool real) {
+#if defined(EA_HOST)
+  host::copy_ahead(to, from, real);
+#else
+  const uint32_t place = (uint32_t)__cvta_generic_to_shared(to);
+  const int bytes = real ? 16 : 0;  // the rest is filled up with zeros
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(place), "l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+// What this thread has begun to copy since the last call is one group.
+EA_DEVICE void end_group() {
+#if defined(EA_HOST)
+  host::end_group();
+#else
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Wait until of this thread's groups all but the last `pending` have arrived. Others see them
+// behind the next barrier.
+template <int pending>
+EA_DEVICE void await_groups() {
+#if defined(EA_HOST)
+  host::await_groups(pending);
+#else
+  asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory");
+#endif
 }
 
 // Threads together ------------------------------------------------------------------------------

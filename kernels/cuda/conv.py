@@ -27,6 +27,7 @@ MAX_SOURCES = 4
 KINDS = {"add0": 0, "add1": 0, "post": 1, "mask": 2}  # `ConvOperand` of csrc/conv.cuh
 BYTES = {DTYPES["f32"]: 4, DTYPES["f16"]: 2, DTYPES["bf16"]: 2}
 THREADS = 256  # of conv_plain's blocks
+TOGETHER = 9  # the bit of `ConvCommon.vectors` that says so of y and all operands
 _Pair = ctypes.c_int64 * 2
 
 
@@ -70,6 +71,7 @@ class ConvArgs(ctypes.Structure):
         ("tile", _Pair),
         ("parts", ctypes.c_int64),
         ("channel_blocks", ctypes.c_int64),
+        ("windows", ctypes.c_int64),
     )
 
 
@@ -189,6 +191,7 @@ def _launch(
         tile=_Pair(tile.rows, tile.columns),
         parts=tile.parts,
         channel_blocks=blocks,
+        windows=family.windows(tile, rows, columns, common.in_channels),
     )
     for of, phases in ((arguments.rows, rows.phases), (arguments.columns, columns.phases)):
         for i, phase in enumerate(phases):
@@ -228,7 +231,10 @@ def _vectors(family: Family, spec: ConvSpec, common: CommonArgs) -> int:
         if bit >= MAX_SOURCES and spec.group > 1:
             places.append(common.out_channels * size)
         found |= all(place % at_once == 0 for place in places) << bit
-    return found
+    results = [common.y, *list(common.operands)[: common.operand_count]]
+    wanted = ((1 << len(results)) - 1) << MAX_SOURCES
+    same = {image.dtype for image in results} == {DTYPES[spec.weights_dtype]}
+    return found | (found & wanted == wanted and same) << TOGETHER
 
 
 def _bits(value: float) -> int:

@@ -10,8 +10,6 @@ from edgeadapt.kernels.cuda.conv_geometry import Axis, ConvSpec
 from edgeadapt.kernels.cuda.launch import MAX_GRID
 from edgeadapt.kernels.cuda.tensors import ImageArgs
 
-# Of shared memory, for kernels whose taps share nothing and for those of which three do.
-POOL_BYTES = {1: 49_152, 3: 32_768}
 # That keep the largest device busy: with fewer, all run at once.
 ENOUGH_BLOCKS = 256
 # Products of numbers that exist, of those that tensor cores compute, from which on they are faster:
@@ -57,6 +55,11 @@ class Family:
         return f"conv_{self.name}_{self.shared_taps}_{self.channels}"
 
     @property
+    def copies(self) -> bool:
+        """Whether what is multiplied can be the bytes in memory: float32 is rounded to tf32."""
+        return self.name in ("f16", "bf16")
+
+    @property
     def channels_at_once(self) -> int:
         """Of y and the operands, which a thread reads or writes together."""
         return self.channels // 4 if self.tensor_cores else self.channels
@@ -86,11 +89,21 @@ class Family:
                     yield tile
             parts //= 2
 
-    def shared_bytes(self, tile: Tile, rows: Axis, columns: Axis) -> int:
-        """Of a block: the window and the weights of a chunk of channels."""
+    @property
+    def pool_bytes(self) -> int:
+        """Of shared memory."""
+        return 32_768 if self.name == "direct" and self.shared_taps == 3 else 49_152
+
+    def windows(self, tile: Tile, rows: Axis, columns: Axis, inputs: int) -> int:
+        """2 if the next chunk of ``inputs`` channels is to be brought while one is multiplied."""
+        ahead = self.copies and inputs > 2 * self.unit
+        return 2 if ahead and self.shared_bytes(tile, rows, columns, 2) <= self.pool_bytes else 1
+
+    def shared_bytes(self, tile: Tile, rows: Axis, columns: Axis, windows: int = 1) -> int:
+        """Of a block: the windows and the weights of a chunk of channels."""
         if self.tensor_cores:  # weights of some rows of taps
             taps = self.shared_taps * columns.taps
-            return 32 * (tile.pixels + taps * tile.parts * self.channels)
+            return 32 * (windows * tile.pixels + taps * tile.parts * self.channels)
         taps = rows.taps * columns.taps
         pitch = -(-tile.window[1] // 4) * 4
         plane = tile.window[0] * pitch // 8 * 8 + 12
@@ -143,7 +156,7 @@ def _fits(
     """Whether a block holds it, within what csrc/conv_stage.cuh counts in 32 bits."""
     down, across = tile.blocks(rows, columns)
     return (
-        family.shared_bytes(tile, rows, columns) <= POOL_BYTES[family.shared_taps]
+        family.shared_bytes(tile, rows, columns) <= family.pool_bytes
         and tile.pixels * tile.window[1] < 2**20
         and all(_reach(source, tile.window) < 2**31 for source in sources)
         and across <= MAX_GRID[1]

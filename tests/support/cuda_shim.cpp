@@ -113,6 +113,15 @@ const Kernel* kernel;
 const void* arguments;
 std::vector<Thread> threads;
 std::vector<Warp> warps;
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool real;   // else zeros
+  int groups;  // that ended since: its own is the first
+};
+
+std::vector<std::vector<Copy>> copies;  // of each thread, under way
 std::vector<Stack*> idle;
 int current;          // the thread that runs
 int waiting;          // of the block, at a barrier
@@ -273,7 +282,11 @@ void run_threads(int count, bool backward) {
 void run_block(int count, bool backward) {
   ++block_serial;
   shared = nullptr;
+  copies.assign(count, {});
   run_threads(count, backward);
+  for (const std::vector<Copy>& own : copies) {
+    if (!own.empty()) fail("does not wait for what it copies", kernel->name, 0);
+  }
   for (const SharedMemory* one = shared; one != nullptr; one = one->next) {
     if (one->intact()) continue;
     char text[128];
@@ -318,6 +331,32 @@ bool SharedMemory::intact() const {
 #endif
 
 int lane() { return current % 32; }
+
+void copy_ahead(void* to, const void* from, bool real, const char* file, int line) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) {
+    stop("copies 16 bytes that are not aligned", file, line);
+  }
+  copies[current].push_back({to, from, real, 0});
+}
+
+void end_group() {
+  for (Copy& copy : copies[current]) ++copy.groups;
+}
+
+void await_groups(int pending) {
+  size_t left = 0;
+  std::vector<Copy>& own = copies[current];
+  for (const Copy& copy : own) {
+    if (copy.groups <= pending) {
+      own[left++] = copy;
+    } else if (copy.real) {
+      memcpy(copy.to, copy.from, 16);
+    } else {
+      memset(copy.to, 0, 16);
+    }
+  }
+  own.resize(left);
+}
 
 void stop(const char* text, const char* file, int line) {
   fail(text, file, line);

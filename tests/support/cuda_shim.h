@@ -76,6 +76,10 @@ struct alignas(16) Slot {
 };
 const Slot* exchange(unsigned mask, const void* mine, size_t bytes, const char* file, int line);
 int lane();
+// A copy is made when its group is waited for, not before: who reads too early finds what was there.
+void copy_ahead(void* to, const void* from, bool real, EA_HERE);
+void end_group();
+void await_groups(int pending);
 
 float half_to_float(uint16_t bits);
 uint16_t half_from_float(float value);

@@ -255,7 +255,9 @@ def test_gaps_behind_channels_are_no_part_of_a_vector(run, guarded):
         case = Case((6, 6), outputs, (5, 9))
         problem = Problem(case, guarded, compute, ("f16",), (padded,))
         operands = problem.operands()
-        assert problem.work(**operands).launches[0].arguments.common.vectors == 0b111110011
+        together = (compute == "f16") << 9  # of the type that is multiplied
+        vectors = problem.work(**operands).launches[0].arguments.common.vectors
+        assert vectors == 0b111110011 | together
         problem.check(problem.run(run, **operands), **operands)
 
 

@@ -117,6 +117,18 @@ def test_a_convolution_that_there_is_not_is_refused(wrong, text):
         ConvSpec(**{"kernel": (3, 3), **wrong})
 
 
+def test_the_next_chunk_is_brought_meanwhile_where_there_is_one_and_room_for_it():
+    def windows(inputs, outputs, spec):
+        return chosen(spec, inputs, outputs, (180, 320)).arguments.windows
+
+    half = same(3, compute="f16")
+    assert windows(16, 16, half) == 1
+    assert windows(32, 32, half) == windows(17, 64, half) == 2
+    assert windows(32, 32, same(3, compute="bf16")) == windows(64, 32, same(1, compute="f16")) == 2
+    assert windows(32, 32, same(3, compute="tf32")) == windows(32, 32, same(3)) == 1
+    assert windows(32, 32, same(11, compute="f16")) == 1
+
+
 def test_images_are_read_in_vectors_where_they_may_be():
     def vectors(address=256, row=640, pixel=16, channel=1, dtype="f16", spec=None, outputs=16):
         spec = spec or same(3, compute="f16")
@@ -128,10 +140,13 @@ def test_images_are_read_in_vectors_where_they_may_be():
 
     odd = 1 | 1 << 6  # as a source and as an operand
     others = 2 | 1 << 4 | 1 << 5
-    assert vectors() == vectors(dtype="f32") == odd | others
-    assert vectors(pixel=24, row=960) == vectors(address=4096) == odd | others
-    assert vectors(address=264) == vectors(pixel=20, row=800) == 1 << 6 | others  # 4 halves of mask
-    assert vectors(row=644, dtype="f16") == 1 << 6 | others
+    together = 1 << 9  # all operands, and of the type that is multiplied
+    all_of_them = odd | others | together
+    assert vectors(dtype="f32") == odd | others
+    assert vectors() == vectors(pixel=24, row=960) == vectors(address=4096) == all_of_them
+    only_mask = 1 << 6 | others | together
+    assert vectors(address=264) == vectors(pixel=20, row=800) == only_mask  # 4 halves of it
+    assert vectors(row=644, dtype="f16") == only_mask
     for wrong in ({"address": 258}, {"row": 642}, {"pixel": 18}, {"channel": 2, "pixel": 32}):
         assert vectors(**wrong) == others
     # The second group begins with channel 12: 4 are a vector, 8 are none.
