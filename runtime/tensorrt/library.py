@@ -121,7 +121,7 @@ class Library:
         parser = self.module.OnnxParser(network, log)
         if parser.parse(model):
             return
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         text = errors[0] if errors else log.reason()
         raise BackendError(
             f"the ONNX parser of {self.title} refuses the graph ({_short(text)}).",
