@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import onnxruntime
@@ -22,6 +23,7 @@ from edgeadapt.runtime.backend import EngineOptions, Evaluation, Frame, HostBack
 from edgeadapt.runtime.onnxruntime_memory import DeviceMemory, HostMemory, Memory, Place
 from edgeadapt.runtime.onnxruntime_providers import Asked, Kind, ask, check_opened
 from edgeadapt.runtime.optimizer import F32, Optimizer
+from edgeadapt.runtime.profile.onnx_profiler import OnnxProfiler, Opened
 
 # Fatal only: what fails is raised, and the library would print it a second time.
 _QUIET = 4
@@ -44,6 +46,7 @@ class OnnxRuntimeBackend(HostBackend):
             )
         self._asked = ask(self.kind, options.precision, bundle, onnxruntime)
         self._bundle = bundle
+        self._threads = options.threads
         self._options = _session_options(options.threads)
         self._memory = self._open_memory(weights, gradients)
         self._engines: dict[str, Any] = {}
@@ -92,6 +95,41 @@ class OnnxRuntimeBackend(HostBackend):
     ) -> Iterator[Evaluation]:
         """One step after the other, then the loss."""
         return take_steps(self, scope, frame, optimizer, steps)
+
+    def step_profiler(self, scope: str, frame: Frame, optimizer: Optimizer) -> OnnxProfiler:
+        """Takes the time of each node of a step."""
+        found = self._bundle.scope(scope)
+        fetched = ["restored", "loss", *(GRADIENT_PREFIX + name for name in found.parameters)]
+
+        def open_with(options: Any) -> Opened:
+            twin = self._twin(options)
+            return Opened(twin._engine(found.graph), lambda: twin.gradients(scope, frame), fetched)
+
+        return OnnxProfiler(found.graph, _session_options(self._threads), open_with, optimizer)
+
+    def restore_profiler(self, frame: Frame) -> OnnxProfiler:
+        """Takes the time of each node of a restoration."""
+
+        def open_with(options: Any) -> Opened:
+            twin = self._twin(options)
+            return Opened(twin._engine(RESTORE_GRAPH), lambda: twin.restore(frame), ["restored"])
+
+        return OnnxProfiler(RESTORE_GRAPH, _session_options(self._threads), open_with, None)
+
+    def _twin(self, options: Any) -> OnnxRuntimeBackend:
+        """One that works in the same memory with sessions of its own.
+
+        Raises:
+            BackendError: on a GPU, where the library's profiler takes the time of launching alone.
+        """
+        if self.kind != "cpu":
+            raise BackendError(
+                "ONNX Runtime does not take the time of its operations on a GPU.",
+                "profile with the backend cuda, or run under nsys.",
+            )
+        twin = copy(self)
+        twin._options, twin._engines, twin._calls = options, {}, {}
+        return twin
 
     def _open_memory(self, weights: F32, gradients: F32) -> Memory:
         if self.kind == "cpu":
