@@ -26,8 +26,7 @@ class Factor:
 
     def __init__(self, facts: Facts, precision: str) -> None:
         self._facts = facts
-        # bfloat16 has the range of float32.
-        self._gradients = facts.gradients if precision == "fp16" else frozenset()
+        self._gradients = facts.gradients if _needs_factor(precision) else frozenset()
         self._half: set[str] = set()  # values that were made in 16 bits
         self._with: set[str] = set()  # of those, the ones that have the factor
         self._after: set[str] = set()  # values of either type that were computed from such
@@ -97,6 +96,10 @@ class Factor:
             found = {d for d, name in zip(degrees, inputs, strict=True) if name not in zeros}
             return None if len(found) > 1 else max(found, default=0)
         return None if any(degrees) and node.op_type != "Sign" else 0
+
+
+def _needs_factor(precision: str) -> bool:
+    return precision == "fp16"  # bfloat16 has the range of float32
 
 
 def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
