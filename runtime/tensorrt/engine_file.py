@@ -102,7 +102,8 @@ def read_engine(path: Path) -> tuple[Header, bytes]:
     if data[: len(_MAGIC)] != _MAGIC:
         raise BackendError(f"{path}: not an engine of edgeadapt.", "`edgeadapt build` makes one.")
     body = memoryview(data)[start:]
-    if hashlib.sha256(body).digest() != data[len(_MAGIC) : start]:
+    same = hashlib.sha256(body).digest() == data[len(_MAGIC) : start]
+    if not same or len(body) < _LENGTH.size:
         raise BackendError(
             f"{path}: the engine is damaged (SHA-256 differs).", "build it again, or copy it again."
         )
@@ -128,7 +129,9 @@ def difference(found: Key, wanted: Key) -> str:
 def _read_header(path: Path, text: bytes) -> Header:
     try:
         document = json.loads(text)
-        version = document["format_version"] if isinstance(document, dict) else None
+        if not isinstance(document, dict):
+            raise ValueError(f"expected an object, got {text[:50]!r}")
+        version = document["format_version"]
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise BackendError(
                 f"{path}: engine file of format {version}, this edgeadapt reads {FORMAT_VERSION}.",
@@ -137,7 +140,7 @@ def _read_header(path: Path, text: bytes) -> Header:
         return _CONVERTER.structure(document, Header)
     except cattrs.BaseValidationError as error:
         reason = "; ".join(cattrs.transform_error(error, format_exception=_said))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # cattrs on other JSON
         reason = str(error)
     raise BackendError(f"{path}: the header of the engine is wrong ({reason}).", "build it again.")
 

@@ -11,16 +11,19 @@ import pytest
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import BackendError, EngineWarning
+from edgeadapt.runtime import tensorrt_backend
 from edgeadapt.runtime.backend import EngineOptions, Frame, Precision
+from edgeadapt.runtime.cuda import pycuda_device
 from edgeadapt.runtime.cuda.device import ALIGNMENT
 from edgeadapt.runtime.native_backend import NativeBackend
 from edgeadapt.runtime.optimizer import Sgd, flat_step_sizes
+from edgeadapt.runtime.session import Session
 from edgeadapt.runtime.tensorrt.build import Request, build_engine
 from edgeadapt.runtime.tensorrt.engine_file import write_engine
 from edgeadapt.runtime.tensorrt.library import Library
 from edgeadapt.runtime.tensorrt.models import Weights
 from edgeadapt.runtime.tensorrt_backend import TensorrtBackend
-from edgeadapt.testing import assert_gradient_close
+from edgeadapt.testing import assert_gradient_close, photo
 from support.fake_tensorrt import Fake, array_at
 from support.host_device import ORIN, HostDevice
 
@@ -274,3 +277,33 @@ def test_what_tensorrt_rtx_compiles_is_kept_for_the_next_time(bundle: Bundle) ->
         loaded.append(fake.kernels_loaded)
         assert fake.complaints == []
     assert loaded == [[], [b"kernels"]]
+
+
+def test_a_session_adapts_and_restores_through_a_file(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    monkeypatch.setenv("EDGEADAPT_CUDNN", "off")
+    monkeypatch.setattr(pycuda_device, "open_device", HostDevice)
+    monkeypatch.setattr(tensorrt_backend, "find_library", lambda: Library("tensorrt", fake))
+    file = engine_file(bundle, fake, tmp_path / "x.engine", "inputs")
+    picture = photo(0, 30, 45)  # padded to `SIZE`
+    images = []
+    for options in ({"backend": "tensorrt", "engine": file}, {"backend": "native"}):
+        with Session(bundle, **options) as session:  # type: ignore[arg-type]
+            before = session.restore(picture)
+            adaptation = session.adapt(picture, steps=2, scope="heads", step_size=1e-3)
+            images.append((before, session.restore(picture), adaptation.losses))
+    (before, after, losses), (expected_before, expected_after, expected_losses) = images
+    assert (before != after).any(), "the steps changed nothing"
+    # Values that lie between two grey levels may go either way.
+    assert np.abs(before.astype(int) - expected_before).max() <= 1
+    assert np.abs(after.astype(int) - expected_after).max() <= 1
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    assert (fake.ran, fake.complaints) == (["run", "run"], [])
+    wrong_size = r"images 32 pixels high, not 64.*--size 48x64"
+    with (
+        Session(bundle, "tensorrt", engine=file) as session,
+        pytest.raises(BackendError, match=wrong_size),
+    ):
+        session.restore(photo(0, 50, 40))
