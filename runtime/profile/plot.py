@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +10,17 @@ import numpy as np
 
 from edgeadapt.errors import ConfigError, EdgeadaptError
 from edgeadapt.files import atomic_file
-from edgeadapt.runtime.profile.parts import GROUPS, Peaks
+from edgeadapt.runtime.profile.parts import GROUPS, Group, Peaks
 from edgeadapt.runtime.profile.roofline import Analysis, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INCHES = (12.0, 6.5)
-_LABELLED = 5  # operations, the longest
+_LABELLED = 10  # operations, the longest
 # Colours that people who see few of them tell apart (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#999999")
-_LARGEST = 900.0  # square points of the marker of the longest operation
+_LARGEST = 700.0  # square points of the marker of the longest operation
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -61,38 +61,55 @@ def roofline_figure(title: str, analyses: Mapping[str, Analysis]) -> Figure:
     figure = Figure(figsize=_INCHES, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    grid = figure.add_gridspec(1, 2, width_ratios=(2.2, 1))
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1), height_ratios=(2, 1))
     first = next(iter(analyses.values()))
     assert first.peaks is not None
-    roof: Any = figure.add_subplot(grid[0])
-    points = _draw_points(roof, list(analyses.values()))
+    roof: Any = figure.add_subplot(grid[:, 0])
+    bars: Any = figure.add_subplot(grid[0, 1])
+    names: Any = figure.add_subplot(grid[1, 1])
+    points = _draw_points(roof, analyses, names)
     _draw_roofs(roof, first.peaks, points)
-    bars: Any = figure.add_subplot(grid[1])
     _draw_groups(bars, analyses)
     return figure
 
 
-def _draw_points(axes: Any, analyses: Sequence[Analysis]) -> list[tuple[float, float]]:
-    longest = max(row.seconds for found in analyses for row in found.rows)
+def _draw_points(
+    axes: Any, analyses: Mapping[str, Analysis], names: Any
+) -> list[tuple[float, float]]:
+    """Draw the operations; the longest have numbers, which ``names`` explains."""
+    every = [
+        (row, label, group)
+        for label, found in analyses.items()
+        for row, group in _with_groups(found)
+        if row.flops and row.moved_bytes and row.seconds > 0
+    ]
+    every.sort(key=lambda one: -one[0].seconds)
     points: list[tuple[float, float]] = []
-    for found in analyses:
-        groups = {part.name: part.group for part in found.profile.parts}
-        shown = [row for row in found.rows if row.flops and row.moved_bytes and row.seconds > 0]
-        for number, row in enumerate(shown):
-            place = (row.flops / row.moved_bytes, row.flops_per_second / 1e9)
-            points.append(place)
-            axes.scatter(
-                *place,
-                s=max(_LARGEST * row.seconds / longest, 4.0),
-                color=_COLOURS[GROUPS.index(groups[row.name])],
-                alpha=0.45,
-                linewidths=0.4,
-                edgecolors="0.2",
+    lines: list[str] = []
+    for number, (row, label, group) in enumerate(every, 1):
+        place = (row.flops / row.moved_bytes, row.flops_per_second / 1e9)
+        points.append(place)
+        axes.scatter(
+            *place,
+            s=max(_LARGEST * row.seconds / every[0][0].seconds, 4.0),
+            color=_COLOURS[GROUPS.index(group)],
+            alpha=0.45,
+            linewidths=0.4,
+            edgecolors="0.2",
+        )
+        if number <= _LABELLED:
+            axes.annotate(
+                f"{number}",
+                place,
+                ha="center",
+                va="center",
+                fontsize=7,
+                weight="bold",
+                zorder=3,
             )
-            if number < _LABELLED:
-                axes.annotate(
-                    row.name, place, textcoords="offset points", xytext=(7, -3), fontsize=6
-                )
+            lines.append(f"{number}  {label}: {row.name}, {1e3 * row.seconds:.3g} ms")
+    names.axis("off")
+    names.text(0, 1, "\n".join(lines), va="top", fontsize=6.5, transform=names.transAxes)
     axes.set(
         xscale="log",
         yscale="log",
@@ -100,7 +117,13 @@ def _draw_points(axes: Any, analyses: Sequence[Analysis]) -> list[tuple[float, f
         ylabel="GFLOP/s, counted as the direct algorithm's",
     )
     axes.grid(visible=True, which="major", color="0.92")
+    axes.set_axisbelow(True)
     return points
+
+
+def _with_groups(found: Analysis) -> Iterator[tuple[Row, Group]]:
+    groups = {part.name: part.group for part in found.profile.parts}
+    return ((row, groups[row.name]) for row in found.rows)
 
 
 def _draw_roofs(axes: Any, peaks: Peaks, points: Sequence[tuple[float, float]]) -> None:
@@ -115,6 +138,9 @@ def _draw_roofs(axes: Any, peaks: Peaks, points: Sequence[tuple[float, float]]) 
         axes.plot(intensity, height, style, color="0.15", linewidth=1.2, label=label)
     axes.plot([], [], " ", label=f"memory: {peaks.bytes_per_second / 1e9:,.1f} GB/s")
     axes.set_xlim(low, high)
+    # What is far below takes next to no time: it would squeeze the rest.
+    top = max(*rates.values(), *(1e9 * y for _, y in points)) / 1e9
+    axes.set_ylim(top / 3e3, top * 2)
     axes.legend(title=f"measured peaks, {peaks.threads} threads", fontsize="small")
 
 

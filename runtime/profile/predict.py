@@ -248,7 +248,16 @@ def print_prediction(
 
 def _table(found: Prediction) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    names = ["stage", "times", "operations", "launches", "GFLOP", "MB", "roofline ms", "ms"]
+    names = [
+        "stage",
+        "times",
+        "operations",
+        "launches",
+        "GFLOP",
+        "MB",
+        "roofline ms",
+        "predicted ms",
+    ]
     for index, name in enumerate(names):
         table.add_column(name, justify="right" if index else "left")
     for stage in found.stages:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edgeadapt.bundle import Bundle
-from edgeadapt.errors import ConfigError
+from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.runtime import report
 from edgeadapt.runtime.backend import EngineOptions, usable_cores
 from edgeadapt.runtime.doctor.system import System
@@ -89,7 +89,7 @@ def run_profile(
         plot.check_installed()
     found = take(request)
     if targets.of_operations and not found.analyses:
-        reason = found.note or "--no-operations was given"
+        reason = found.note.partition(". Hint: ")[0] or "--no-operations was given"
         raise ConfigError(f"there are no operations to export: {reason}.", "leave the files out.")
     if as_json:
         report.print_json(document(request, found))
@@ -115,7 +115,10 @@ def take(request: Request) -> Outcome:
     analyses: dict[str, Analysis] = {}
     note = ""
     if request.operations and profiled:
-        analyses = take_apart(request, backend)
+        try:
+            analyses = take_apart(request, backend)
+        except BackendError as error:  # the summary is there all the same
+            note = str(error).rstrip(".")
     elif request.operations:
         note = f"the backend {backend} does not take the time of its operations"
     summary = summarise(measured, request.percents)
