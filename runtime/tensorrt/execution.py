@@ -38,6 +38,9 @@ class OpenEngine:
         self.parameters = engine.header.parameters
         self._library, self._device, self._trt = library, device, library.module
         self._scratch = 0
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
         self._kernels: Any = None  # TensorRT-RTX's cache of them
         self._kernels_path = cache.kernels_path(library, device.info, engine.plan)
         self._log = make_log(self._trt)
