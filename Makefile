@@ -6,6 +6,9 @@
 #   PIP_ARGS="..."           further arguments of every `pip install`
 #   PYTEST_ARGS="-k bundle"  further arguments of pytest
 #   WORKERS=4                test processes
+#   ABLATION_DATA=DIR        images to train the ablations on; ABLATION_ITERATIONS=400 for a quick look,
+#                            ABLATION_MINUTES=60 to stop then and go on with the next call,
+#                            ABLATION_ARGS="--accelerator cuda" for all else
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -13,6 +16,11 @@ TORCH_INDEX ?=
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
 WORKERS ?= 2
+ABLATION_DATA ?=
+ABLATION_OUT ?= runs/ablations
+ABLATION_ITERATIONS ?=
+ABLATION_MINUTES ?=
+ABLATION_ARGS ?=
 
 FOLDERS := core training export kernels runtime benchmarks
 # With the folders themselves, so that a removed file counts as a change.
@@ -24,7 +32,7 @@ SOURCES := pyproject.toml setup.py VERSION README.md LICENSE \
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo fatbin test check check-sanitize check-aarch64 bench clean
+.PHONY: help demo fatbin test check check-sanitize check-aarch64 bench ablations clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +44,7 @@ help:
 	@echo "                     at two levels; EDGEADAPT_LEVELS=baseline,avx512 make check-sanitize: at these"
 	@echo "make check-aarch64   the kernels' tests on an emulated 64-bit Arm"
 	@echo "make bench  measure speed"
+	@echo "make ablations ABLATION_DATA=DIR  train and measure every ablation (docs/quality.md)"
 	@echo "make clean  remove what the others made"
 	@echo "The head of the Makefile lists the variables; PYTHON, TORCH_INDEX and PIP_ARGS are the usual ones."
 
@@ -70,6 +79,13 @@ check-aarch64: .venv/tests-installed
 bench: .venv/tests-installed
 	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" -p no:xdist \
 		--benchmark-group-by=func --benchmark-columns=min,median,iqr,rounds $(PYTEST_ARGS)
+
+# Goes on where it was interrupted: rows that are there are not made again.
+ablations: .venv/tests-installed
+	@test -n "$(ABLATION_DATA)" || { echo "say where the images are: make ablations ABLATION_DATA=DIR"; exit 2; }
+	.venv/bin/edgeadapt bench ablations --data "$(ABLATION_DATA)" -o "$(ABLATION_OUT)" \
+		$(if $(ABLATION_ITERATIONS),--iterations $(ABLATION_ITERATIONS)) \
+		$(if $(ABLATION_MINUTES),--minutes $(ABLATION_MINUTES)) $(ABLATION_ARGS)
 
 clean:
 	rm -rf .venv .venv-demo .view build dist demo *.egg-info kernels/_native.so* kernels/cuda/_kernels.*
