@@ -11,8 +11,10 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from edgeadapt.blur import Pair
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle, open_bundle
 from edgeadapt.errors import ImageError
+from edgeadapt.image import read_image
 from edgeadapt.runtime import planning, report
 from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision
 from edgeadapt.runtime.backends import AUTO, BACKENDS
@@ -213,16 +215,45 @@ def info(
 @click.option("--bundle", default="default", show_default=True, help="Which network.")
 @_STEPS
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which blur.")
+@click.option("--blurred", type=click.Path(path_type=Path), help="An image of yours instead.")
+@click.option("--sharp", type=click.Path(path_type=Path), help="What it should look like.")
+@click.option(
+    "--corner",
+    type=(int, int),
+    metavar="X Y",
+    help="Of the square shown 1:1.  [where blurred and sharp differ most]",
+)
 @_BACKEND
 @_THREADS
 def demo(
-    out: str, bundle: str, steps: int | None, seed: int, backend: str, threads: int | None
+    out: str,
+    bundle: str,
+    steps: int | None,
+    seed: int,
+    blurred: Path | None,
+    sharp: Path | None,
+    corner: tuple[int, int] | None,
+    backend: str,
+    threads: int | None,
 ) -> None:
-    """Blur a photograph, adapt to it, restore it, and put them side by side in a picture."""
-    from edgeadapt.runtime.demo import make_demo, print_outcome
+    """Blur a photograph, adapt to it, restore it, and put them side by side in a picture.
 
+    With --blurred and --sharp: the same for a pair of images of your own.
+    """
+    from edgeadapt.runtime.demo import make_demo, make_example, print_outcome
+
+    if (blurred is None) != (sharp is None):
+        raise click.UsageError("--blurred and --sharp go together.")
+    if blurred is None or sharp is None:
+        if corner is not None:
+            raise click.UsageError("--corner is for an image of yours: give --blurred and --sharp.")
+        with Session(bundle, backend, threads) as session:
+            print_outcome(make_demo(session, Path(out), steps, seed))
+        return
+    pair = Pair(read_image(blurred), read_image(sharp))
+    place = None if corner is None else (corner[1], corner[0])
     with Session(bundle, backend, threads) as session:
-        print_outcome(make_demo(session, Path(out), steps, seed))
+        print_outcome(make_example(session, pair, Path(out), steps, place))
 
 
 def _with_progress(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -10,9 +11,11 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from edgeadapt.blur import synthesize_blur
+from edgeadapt.blur import Pair, synthesize_blur
 from edgeadapt.blur_parameters import draw_parameters
+from edgeadapt.errors import ImageError
 from edgeadapt.image import write_image
+from edgeadapt.runtime.example import SIDE, busiest_square, example_strip
 from edgeadapt.runtime.inputs import check_writable
 from edgeadapt.runtime.quality import Quality, check_installed, measure
 from edgeadapt.runtime.report import format_quality, print_table, shown
@@ -42,11 +45,52 @@ def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> O
     Raises:
         EdgeadaptError: if scikit-image is missing or the folder cannot be written.
     """
-    check_installed()
-    check_writable(folder)
     # The camera's motion only: the patches that move in training would lie over the face.
     parameters = replace(draw_parameters(seed), objects=())
-    blurred, sharp = synthesize_blur(_photograph(), parameters)
+    check_installed()
+    return _show(session, synthesize_blur(_photograph(), parameters), folder, steps, strip)
+
+
+def make_example(
+    session: Session,
+    pair: Pair,
+    folder: Path,
+    steps: int | None,
+    corner: tuple[int, int] | None = None,
+) -> Outcome:
+    """The same for a real pair of images, with a square of each at 1:1 below it.
+
+    ``corner`` is the square's top and left; None takes where the two images differ most.
+
+    Raises:
+        EdgeadaptError: if scikit-image is missing, the folder cannot be written, or the images
+            differ in size or are smaller than the square.
+    """
+    check_installed()
+    found = busiest_square(pair.blurred, pair.sharp, SIDE)
+    height, width = pair.sharp.shape[:2]
+    place = found if corner is None else corner
+    if not (0 <= place[0] <= height - SIDE and 0 <= place[1] <= width - SIDE):
+        raise ImageError(
+            f"the square at {place[1]},{place[0]} does not lie in an image of {width}x{height}.",
+            f"its sides are {SIDE} pixels long.",
+        )
+
+    def draw(images: list[U8], captions: list[str]) -> U8:
+        return example_strip(images, captions, place)
+
+    return _show(session, pair, folder, steps, draw)
+
+
+def _show(
+    session: Session,
+    pair: Pair,
+    folder: Path,
+    steps: int | None,
+    draw: Callable[[list[U8], list[str]], U8],
+) -> Outcome:
+    check_writable(folder)
+    blurred, sharp = pair
     session.reset()
     plain = session.restore(blurred)
     adaptation = session.adapt(blurred, steps)
@@ -60,7 +104,7 @@ def make_demo(session: Session, folder: Path, steps: int | None, seed: int) -> O
     texts = [f"{caption}: {format_quality(found)[0]} dB" for caption, found in qualities.items()]
     picture = folder / PICTURE
     folder.mkdir(parents=True, exist_ok=True)
-    write_image(picture, strip([*images.values(), sharp], [*texts, "sharp"]))
+    write_image(picture, draw([*images.values(), sharp], [*texts, "sharp"]))
     return Outcome(
         picture,
         qualities,

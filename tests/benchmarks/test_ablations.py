@@ -1,4 +1,4 @@
-"""`edgeadapt bench ablations` at the smallest scale: rows against training and measuring by hand."""
+"""`edgeadapt bench ablations` at a tiny scale: its rows against training and measuring by hand."""
 
 from __future__ import annotations
 
