@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
+from edgeadapt.runtime.cuda.pack import LIBRARY_ALIGNMENT
 from edgeadapt.runtime.plan.bind import sources
 from edgeadapt.runtime.plan.ir import BYTES, Dtype, Op, Program, Shape
 
@@ -21,7 +22,6 @@ OPERANDS = ("add0", "add1", "post", "mask")  # in the order in which they follow
 UIDS: Mapping[str, int] = {
     role: number for number, role in enumerate(("x", "weight", "bias", *OPERANDS, "y", "grad_y"), 1)
 }
-ALIGNMENT = 16  # bytes, of every tensor: what the frontend promises to cuDNN
 _IN_16_BYTES: Mapping[Dtype, int] = {"f32": 4, "f16": 8, "bf16": 8}
 _MOST_ELEMENTS = 2**31
 _WORDS = {
@@ -195,13 +195,15 @@ def _unreadable(op: Op, program: Program, names: Mapping[str, str]) -> str:
         if prod((rows, row)) >= _MOST_ELEMENTS:
             return f"{word} has 2^31 elements or more"
     bias = op.inputs.get("bias")
-    if bias is not None and not _aligned(program.tensors[bias].offset * 4):
-        return "its bias begins between 16 bytes"
+    if bias is not None and program.tensors[bias].storage != "weights":  # those are copied
+        view = program.tensors[bias].view
+        if view is not None and not _aligned(4 * view.offset):
+            return "its bias begins between 16 bytes"
     return ""
 
 
 def _aligned(nbytes: int) -> bool:
-    return nbytes % ALIGNMENT == 0
+    return nbytes % LIBRARY_ALIGNMENT == 0
 
 
 def _pads_after(at: Mapping[str, Any], large: Shape, small: Shape) -> tuple[int, int] | None:

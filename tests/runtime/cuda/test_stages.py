@@ -140,6 +140,31 @@ def test_packing_is_one_operation_whose_parts_do_not_overlap() -> None:
         assert shared > 2  # three scales
 
 
+def test_biases_that_a_library_cannot_read_where_they_are_are_copied_together() -> None:
+    b = Builder()
+    b.tensor("image", (1, 2, 4, 4), storage="image")
+    names = ("odd", "even", "own")
+    for number, name in enumerate(names):
+        if name != "own":
+            b.tensor(f"{name}.before", (1,), storage="weights")
+        b.tensor(f"{name}.weight", (2, 2, 1, 1), storage="weights")
+        b.tensor(f"{name}.bias", (2,), storage="weights")
+        b.tensor(name, (1, 2, 4, 4))
+        at = {"out_channels": (0, 2), "kernel": (1, 1), "pads": (0, 0, 0, 0)}
+        at |= {} if name == "own" else {"algorithm": "cudnn"}
+        x = "image" if number == 0 else names[number - 1]
+        b.conv(x, f"{name}.weight", name, {"bias": f"{name}.bias"}, **at)
+    b.tensor("again", (1, 2, 4, 4))
+    b.conv("own", "odd.weight", "again", {"bias": "odd.bias"}, **at, algorithm="cudnn")
+    program = b.program("again")
+    found = assert_same(program, pack_together(program, elements))
+    _, biases, *convs = found.ops
+    assert biases.kind == "pack_together"
+    assert [part["count"] for part in biases.attributes["parts"]] == [2]
+    read = [op.inputs["bias"] for op in convs]
+    assert read == ["odd.bias..aligned", "even.bias", "own.bias", "odd.bias..aligned"]
+
+
 def test_a_weight_that_is_computed_is_packed_before_it_is_read() -> None:
     b = Builder()
     b.tensor("image", (1, 2, 4, 4), storage="image")
