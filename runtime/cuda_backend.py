@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from edgeadapt.runtime.backend import EngineOptions, Evaluation, Frame, take_ste
 from edgeadapt.runtime.cuda.calls import OWN, Makers, packed_elements, scratch_asker
 from edgeadapt.runtime.cuda.cudnn_calls import makers_with, open_engines
 from edgeadapt.runtime.cuda.cudnn_choice import Engines
-from edgeadapt.runtime.cuda.device import Device
+from edgeadapt.runtime.cuda.device import Device, Event
 from edgeadapt.runtime.cuda.fitting import compile_within
 from edgeadapt.runtime.cuda.flat import Flat
 from edgeadapt.runtime.cuda.frame import DeviceFrame, Screen
@@ -25,6 +25,7 @@ from edgeadapt.runtime.cuda.plan import Choose, DevicePlan, Target, as_it_is
 from edgeadapt.runtime.optimizer import F32, Adam, Optimizer, Sgd
 from edgeadapt.runtime.plan.compile import check_rules
 from edgeadapt.runtime.plan.ir import Storage
+from edgeadapt.runtime.profile.cuda import LaunchProfiler
 
 _HEADROOM_BYTES = 8 * 2**20  # beside the arena: for tables, constants and recorded graphs
 _LEAST_LOSSES = 64  # room for so many before memory is made anew
@@ -69,6 +70,7 @@ class CudaBackend:
         self._loss_host = self._losses_host = device.pinned((1,), np.float32).array
         self._plans: dict[tuple[str, str], DevicePlan] = {}
         self._placed: dict[_Work, Placed] = {}
+        self._marks: list[Event] | None = None  # moments of the run that is profiled
 
     @property
     def device(self) -> Device:
@@ -126,6 +128,31 @@ class CudaBackend:
             yield Evaluation(loss, seconds / steps, settled=False)
         yield Evaluation(losses[-1])
 
+    def step_profiler(self, scope: str, frame: Frame, optimizer: Optimizer) -> LaunchProfiler:
+        """Takes the time of each operation of a step, outside of a graph."""
+        return self._profiler(
+            self._step_work(scope, optimizer), frame, lambda: self.step(scope, frame, optimizer)
+        )
+
+    def restore_profiler(self, frame: Frame) -> LaunchProfiler:
+        """Takes the time of each operation of a restoration, outside of a graph."""
+        work = _Work(RESTORE_GRAPH, original=True)
+        return self._profiler(work, frame, lambda: self.restore(frame))
+
+    def _profiler(self, work: _Work, frame: Frame, method: Callable[[], object]) -> LaunchProfiler:
+        self._wait()
+        program = self._find(frame, work)[0].plan.program
+
+        def run() -> list[Event]:
+            self._marks = marks = []
+            try:
+                method()
+            finally:
+                self._marks = None
+            return marks
+
+        return LaunchProfiler(work.graph, program, run)
+
     def close(self) -> None:
         """Give the device back."""
         with suppress(BackendError):  # it may have failed long before
@@ -139,7 +166,7 @@ class CudaBackend:
         self._wait()
         (placed,) = self._find(frame, work)
         self._begin(frame)
-        placed.graph(0).launch()
+        self._launch(placed)
         if scope:
             self._flat.download_gradients()
         has_loss = "loss" in placed.plan.program.outputs
@@ -157,15 +184,17 @@ class CudaBackend:
         self._wait()
         self._reserve_losses(steps + 1)
         placed, last = self._find(frame, self._step_work(scope, optimizer), _Work(LOSS_GRAPH))
-        graph, final = placed.graph(steps, self._losses), last.graph(0)
+        if self._marks is None:  # recorded before, not between the moments that are compared
+            placed.graph(steps, self._losses)
+            last.graph(0)
         losses = self._losses_host[: steps + evaluate]
         self._begin(frame)
         self._use(optimizer, placed)
         before = self._device.mark()
-        graph.launch()
+        self._launch(placed, steps)
         after = self._device.mark()
         if evaluate:
-            final.launch()
+            self._launch(last)
             self._device.copy(self._losses + 4 * steps, last.memory.address("loss"), 4)
         self._device.download(losses, self._losses)
         self._flat.download_gradients()
@@ -183,9 +212,20 @@ class CudaBackend:
             self._optimizer = weakref.ref(optimizer)
         placed.use_step_sizes(optimizer.step_sizes)
 
+    def _launch(self, placed: Placed, steps: int = 0) -> None:
+        """Run a program once, or as ``steps``, as a graph; while it is profiled, without one."""
+        if self._marks is None:
+            placed.graph(steps, self._losses if steps else 0).launch()
+            return
+        self._marks += placed.run_marked()
+        if steps:
+            self._device.copy(self._losses, placed.memory.address("loss"), 4)
+
     def _begin(self, frame: Frame) -> None:
         """Bring weights and image to the device."""
         self._pending = True
+        if self._marks is not None:
+            self._marks.append(self._device.mark())
         self._flat.upload_weights()
         if not isinstance(frame, DeviceFrame):
             assert self._screen is not None
@@ -196,6 +236,8 @@ class CudaBackend:
         if not isinstance(frame, DeviceFrame):
             assert self._screen is not None
             self._device.download(frame.restored, self._screen.restored)
+        if self._marks is not None:
+            self._marks.append(self._device.mark())
         self._device.synchronize()
         self._pending = False
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edgeadapt.kernels.cuda.launch import Launch
 from edgeadapt.runtime.cuda.calls import Call, Makers, bind, run
-from edgeadapt.runtime.cuda.device import ALIGNMENT, Device, Graph
+from edgeadapt.runtime.cuda.device import ALIGNMENT, Device, Event, Graph
 from edgeadapt.runtime.cuda.memory import DeviceMemory
 from edgeadapt.runtime.cuda.optimizer import AdamState, Update
 from edgeadapt.runtime.cuda.plan import DevicePlan
@@ -46,8 +46,8 @@ class Placed:
             self.memory = DeviceMemory(plan.program, bases, offsets, constants, self._hold)
             scratch = [bases["arena"] + offset for offset in plan.placement.scratch]
             every = {**makers, "update_together": self._update.make}
-            made = bind(plan.program, every, self.memory, scratch)
-            self._calls: list[Call] = [call for calls in made for call in calls]
+            self._made = bind(plan.program, every, self.memory, scratch)  # of each operation
+            self._calls: list[Call] = [call for calls in self._made for call in calls]
             kernels = {call.kernel for call in self._calls if isinstance(call, Launch)}
             device.prepare(kernels)
             device.synchronize()
@@ -72,6 +72,14 @@ class Placed:
 
             self._graphs[steps] = self._device.capture(work)
         return self._graphs[steps]
+
+    def run_marked(self) -> list[Event]:
+        """The program once, without a graph; when each operation begins, and the last one ends."""
+        marks = []
+        for calls in self._made:
+            marks.append(self._device.mark())
+            run(self._device, calls)
+        return [*marks, self._device.mark()]
 
     def use_step_sizes(self, step_sizes: F32) -> None:
         """Take steps of this size, for each element of the flat weights, from now on."""
