@@ -107,6 +107,9 @@ class TimedSession(Session):
         self._watch = Watch(getattr(self._engine, "device", None))
         self._engine = TimedEngine(self._engine, self._watch)
 
+    def __enter__(self) -> TimedSession:
+        return self
+
     def run_once(self, image: U8, steps: int, scope: str, origin: float) -> Run:
         """One image from the bundle's weights; times count from ``origin``."""
         self.reset()
