@@ -96,18 +96,40 @@ EA_DEVICE typename Cell::Unit conv_fetch(const Cell& cell, const ConvRun& run, i
   return unit;
 }
 
-// Channel by channel: for few channels, and for strides that allow no vectors.
+// Channel by channel: for few channels, and for strides that allow no vectors. Several pixels are
+// under way before the first is waited for.
+template <class T, class Cell>
+EA_DEVICE void conv_stage_channel(const ConvRun& run, int lane, int k, const ConvWindow& window,
+                                  const Cell& cell) {
+  constexpr int batch = 5;
+  for (int index = window.first; index < window.pixels; index += batch * window.step) {
+    T values[batch] = {};
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const int at = index + i * window.step;
+      const ConvPixel pixel = conv_pixel(window, at);
+      const bool real = run.data != nullptr && at < window.pixels && conv_inside(window, pixel);
+      if (real) values[i] = static_cast<const T*>(run.data)[conv_place(run, pixel)];
+    }
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const int at = index + i * window.step;
+      if (at < window.pixels) {
+        cell.put_one(at, conv_pixel(window, at), lane, k, to_float(values[i]));
+      }
+    }
+  }
+}
+
 template <class Cell>
 EA_DEVICE void conv_stage_single(const ConvCommon& common, int group, int channel, int lane,
                                  const ConvWindow& window, const Cell& cell) {
+#pragma unroll 1
   for (int k = 0; k < Cell::count; ++k) {
     const ConvRun run = conv_run(common, group, channel + k, 1, window);
-    for (int index = window.first; index < window.pixels; index += window.step) {
-      const ConvPixel pixel = conv_pixel(window, index);
-      const bool real = run.data != nullptr && conv_inside(window, pixel);
-      const float value = real ? read(run.data, run.dtype, conv_place(run, pixel)) : 0.0f;
-      cell.put_one(index, pixel, lane, k, value);
-    }
+    with_type(run.dtype, [&](auto type) {
+      conv_stage_channel<decltype(type)>(run, lane, k, window, cell);
+    });
   }
 }
 

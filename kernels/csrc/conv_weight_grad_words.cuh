@@ -52,11 +52,29 @@ EA_DEVICE bool is_run(const Image& image, int own) {
          (image.row_stride | image.pixel_stride) * size % 16 == 0;
 }
 
-// Of any layout and type; zero outside and behind the last channel.
-EA_DEVICE float element(const Side& side, int channel, int y, int x) {
-  if (!inside(side, y, x) || channel >= side.first + side.channels) return 0.0f;
-  const Image& image = image_of(side, channel);
-  return read(image.data, image.dtype, offset(image, channel, y, x));
+// `count` channels from one on, of any layout and type; zero outside and behind the last channel.
+// All are under way before the first is waited for.
+template <int count>
+EA_DEVICE void elements(const Side& side, int channel, int y, int x, float (&values)[count]) {
+  uint32_t bits[count] = {};
+  int dtypes[count] = {};
+  const bool there = inside(side, y, x);
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    if (!there || channel + k >= side.first + side.channels) continue;
+    int own = channel + k;
+    const Image& image = image_of(side, own);
+    const int64_t at = offset(image, own, y, x);
+    dtypes[k] = (int)image.dtype;
+    if (image.dtype == F32) bits[k] = static_cast<const uint32_t*>(image.data)[at];
+    else bits[k] = static_cast<const uint16_t*>(image.data)[at];
+  }
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    const float half = to_float(Half{(uint16_t)bits[k]});
+    const float bfloat = to_float(Bfloat{(uint16_t)bits[k]});
+    values[k] = dtypes[k] == F32 ? float_of(bits[k]) : dtypes[k] == F16 ? half : bfloat;
+  }
 }
 
 // One pixel in a word, as float32: a sum over pixels is not to be one of rounded numbers.
@@ -65,8 +83,14 @@ struct Singles {
 
   EA_DEVICE static bool takes(const Image&) { return true; }
 
-  EA_DEVICE static uint32_t word(const Side& side, int channel, int y, int x, int) {
-    return bits_of(element(side, channel, y, x));
+  // Words of channels of any kind.
+  static constexpr int at_once = unit;
+  EA_DEVICE static void any(const Side& side, int channel, int y, int x, int,
+                            uint32_t (&words)[at_once]) {
+    float values[at_once];
+    elements(side, channel, y, x, values);
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) words[i] = bits_of(values[i]);
   }
 
   // A unit that is_run(); the image is that of its channels, the first of which is `own`.
@@ -93,9 +117,15 @@ struct Pairs {
 
   EA_DEVICE static bool takes(const Image& image) { return image.dtype == dtype; }
 
-  EA_DEVICE static uint32_t word(const Side& side, int channel, int y, int x, int partner) {
-    return pair(from_float<Element>(element(side, channel, y, x)),
-                from_float<Element>(element(side, channel, y, x + partner)));
+  static constexpr int at_once = 2;  // registers are few
+  EA_DEVICE static void any(const Side& side, int channel, int y, int x, int partner,
+                            uint32_t (&words)[at_once]) {
+    float low[at_once], high[at_once];
+    elements(side, channel, y, x, low);
+    elements(side, channel, y, x + partner, high);
+#pragma unroll
+    for (int i = 0; i < at_once; ++i)
+      words[i] = pair(from_float<Element>(low[i]), from_float<Element>(high[i]));
   }
 
   EA_DEVICE static void run(const Side& side, const Image& image, int own, int y, int x,
@@ -127,6 +157,13 @@ struct alignas(8) TwoWords {
   uint32_t first, second;
 };
 
+template <int count>
+EA_DEVICE void put_words(uint32_t* to, const uint32_t (&words)[count]) {
+#pragma unroll
+  for (int k = 0; k < count; k += 2)
+    *reinterpret_cast<TwoWords*>(to + k) = {words[k], words[k + 1]};
+}
+
 // Writes the whole window, word (row, column) of channel c at (row * columns + column) * pitch + c.
 // A thread stays with one unit of channels, so that most of what it asks is asked once.
 template <class Words>
@@ -147,13 +184,14 @@ EA_DEVICE void stage(const Side& side, const Window& window, uint32_t* to) {
     if (at_once) {
       uint32_t words[unit];
       Words::run(side, image, own, y, x, window.partner, words);
-#pragma unroll
-      for (int k = 0; k < unit; k += 2)
-        *reinterpret_cast<TwoWords*>(out + k) = {words[k], words[k + 1]};
+      put_words(out, words);
     } else {
 #pragma unroll 1
-      for (int k = 0; k < unit; ++k)
-        out[k] = Words::word(side, channel + k, y, x, window.partner);
+      for (int k = 0; k < unit; k += Words::at_once) {
+        uint32_t words[Words::at_once];
+        Words::any(side, channel + k, y, x, window.partner, words);
+        put_words(out + k, words);
+      }
     }
     row += down;
     column += across;
