@@ -87,7 +87,7 @@ def _draw_points(
     points: list[tuple[float, float]] = []
     lines: list[str] = []
     for number, (row, label, group) in enumerate(every, 1):
-        place = (row.flops / row.moved_bytes, row.flops_per_second / 1e9)
+        place = ((row.flops or 0) / (row.moved_bytes or 1), row.flops_per_second / 1e9)
         points.append(place)
         axes.scatter(
             *place,

@@ -17,8 +17,8 @@ class Row:
     parts: int
     seconds: float
     share: float  # of the whole
-    flops: int
-    moved_bytes: int
+    flops: int | None  # of those parts of which it is known; None: of none
+    moved_bytes: int | None
     # The least time by the measured peaks: for each part the longer of what its arithmetic and its
     # traffic take. None: not all of it is known.
     least_seconds: float | None
@@ -26,12 +26,12 @@ class Row:
     @property
     def flops_per_second(self) -> float:
         """What was reached."""
-        return self.flops / self.seconds if self.seconds else 0.0
+        return (self.flops or 0) / self.seconds if self.seconds else 0.0
 
     @property
     def bytes_per_second(self) -> float:
         """What was reached."""
-        return self.moved_bytes / self.seconds if self.seconds else 0.0
+        return (self.moved_bytes or 0) / self.seconds if self.seconds else 0.0
 
     @property
     def roofline(self) -> float | None:
@@ -100,5 +100,6 @@ def _row(name: str, parts: Sequence[Part], profile: Profile, peaks: Peaks | None
     )
 
 
-def _sum(numbers: Iterable[int | None]) -> int:
-    return sum(number for number in numbers if number is not None)
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None

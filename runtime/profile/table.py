@@ -18,8 +18,10 @@ def print_analysis(title: str, found: Analysis, rows: int | None, out: Console) 
     """Print the groups, then the ``rows`` longest operations (None: all of them)."""
     profile = found.profile
     out.print(Text(f"=== {title} ==="), soft_wrap=True)
+    peaks = "No roofline: the peaks of this device have not been measured"
     if found.peaks is not None:
-        out.print(Text(_peaks_line(found.peaks)), soft_wrap=True)
+        peaks = _peaks_line(found.peaks)
+    out.print(Text(peaks), soft_wrap=True)
     _print_table("part", [*found.groups, found.total], out)
     shown = found.rows if rows is None else found.rows[:rows]
     if shown:
@@ -60,9 +62,9 @@ def _closing_lines(found: Analysis) -> Iterator[str]:
     over = [row for row in found.rows if row.roofline is not None and row.roofline > 1]
     if over:
         yield (
-            f"{len(over)} operations are above 100 %: work is counted as the direct algorithm's, "
-            "of which Winograd's multiplies a part; and traffic as if it reached memory, where "
-            "caches can be faster"
+            f"{len(over)} of {len(found.rows)} operations are above 100 %: work is counted as the "
+            "direct algorithm's, of which Winograd's multiplies a part; and traffic as if it "
+            "reached memory, where caches can be faster"
         )
 
 
@@ -78,14 +80,14 @@ def _print_table(first: str, rows: Sequence[Row], out: Console) -> None:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    known = row.flops or row.moved_bytes
-    roofline = "-" if row.roofline is None else f"{row.roofline:.0%}"
+    work = row.flops is not None
+    traffic = row.moved_bytes is not None
     return (
         f"{1e3 * row.seconds:.3f}",
         f"{row.share:.1%}",
-        f"{row.flops / 1e9:.3f}" if known else "-",
-        f"{row.moved_bytes / 1e6:.2f}" if known else "-",
-        f"{row.flops_per_second / 1e9:.1f}" if known else "-",
-        f"{row.bytes_per_second / 1e9:.1f}" if known else "-",
-        roofline,
+        f"{(row.flops or 0) / 1e9:.3f}" if work else "-",
+        f"{(row.moved_bytes or 0) / 1e6:.2f}" if traffic else "-",
+        f"{row.flops_per_second / 1e9:.1f}" if work else "-",
+        f"{row.bytes_per_second / 1e9:.1f}" if traffic else "-",
+        "-" if row.roofline is None else f"{row.roofline:.0%}",
     )

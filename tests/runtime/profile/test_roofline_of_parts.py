@@ -79,10 +79,18 @@ def test_all_rows_or_none_can_be_listed():
 
 def test_what_is_above_the_roofline_is_explained():
     fast = part("conv #0", [0.05] * 3, flops=10**10)
-    assert "1 operations are above 100 %" in printed(3, [fast])
+    assert "1 of 1 operations are above 100 %" in printed(3, [fast])
 
 
 def test_without_peaks_there_are_rates_and_no_roofline():
     text = printed(3, peaks=None)
     assert "33.3" in text
-    assert "Roofline" not in text
+    assert "No roofline: the peaks of this device have not been measured" in text
+    assert "Roofline of the whole" not in text
+
+
+def test_what_is_not_known_is_a_dash():
+    text = printed(None, [part("op #0", [0.1] * 3, flops=None), COPY])
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "op #0 100.000 8.3% - 0.10 - 0.0 -" in lines
+    assert "all parts (2) 200.000 16.7% 0.000 1000.10 0.0 5.0 -" in lines
