@@ -8,14 +8,13 @@ from pathlib import Path
 
 import click
 
-from edgeadapt.benchmarks.markdown import markdown_table, write_markdown
+from edgeadapt.benchmarks.markdown import write_markdown
 from edgeadapt.benchmarks.options import largest_size_option, progress
 from edgeadapt.benchmarks.quality import Model, Settings, make_models
 from edgeadapt.benchmarks.row_file import RowFile
 from edgeadapt.benchmarks.rows import Table
 from edgeadapt.benchmarks.samples import Sample, find_samples
 from edgeadapt.benchmarks.search import (
-    MOST_LOWERED,
     Outcome,
     Recipe,
     Role,
@@ -27,7 +26,7 @@ from edgeadapt.benchmarks.search import (
     measure_recipes,
     own_recipe,
 )
-from edgeadapt.benchmarks.summary import LOWERED_DB
+from edgeadapt.benchmarks.search_tables import COLUMNS, NOTE, search_line, search_page
 from edgeadapt.bundle import open_bundle
 from edgeadapt.runtime.backends import AUTO, BACKENDS
 from edgeadapt.runtime.optimizer import OPTIMIZERS
@@ -38,14 +37,6 @@ _PATH = click.Path(path_type=Path)
 _STEP_SIZES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 _POSITIVE = click.FloatRange(0, min_open=True)
-_NOTE = (
-    "PSNR in dB, averaged over the images of a recording, then over recordings. Gains are over K=0 "
-    "of the same weights, raw gains what they were if no adaptation was taken back. Lowered: "
-    f"images that lose more than {LOWERED_DB:g} dB. Taken back: images whose loss rose + images "
-    "where something was no longer a number. Chosen is the best step that gains at all and lowers "
-    f"at most {MOST_LOWERED:.0%} of the images to choose on; only it, and the bundle's own recipe, "
-    "are measured on the images to report on."
-)
 
 
 @click.command()
@@ -111,9 +102,11 @@ def search(
         found = work.search(model, space)
         kept = [row for row in file.rows if _identity(row) not in set(map(_identity, found))]
         file.rewrite([*kept, *found])
-        _write(out / "search.md", file.rows)
+        write_markdown(out / "search.md", *search_page(file.rows))
     names = {model.name for model in models}
-    _print([row for row in file.rows if row.model in names])
+    own = [row for row in file.rows if row.model in names]
+    print_table(COLUMNS, [search_line(row) for row in own])
+    console().print(NOTE)
 
 
 class _Work:
@@ -146,53 +139,3 @@ class _Work:
 
 def _identity(row: Outcome) -> tuple[object, ...]:
     return row.model, row.weights, row.role, row.recipe, row.data
-
-
-def _write(path: Path, outcomes: Sequence[Outcome]) -> None:
-    write_markdown(path, markdown_table(_COLUMNS, [_cells(row) for row in outcomes]), _NOTE)
-
-
-def _print(outcomes: Sequence[Outcome]) -> None:
-    print_table(_COLUMNS, [_cells(row) for row in outcomes])
-    console().print(_NOTE)
-
-
-_COLUMNS = [
-    "model",
-    "images to",
-    "optimizer",
-    "step size",
-    "scope",
-    "K",
-    "blurred",
-    "K=0",
-    "gain at K",
-    "raw gain",
-    "best gain",
-    "lowered",
-    "taken back",
-    "loss, first to last",
-    "",
-]
-
-
-def _cells(row: Outcome) -> list[str]:
-    recipe = row.recipe
-    losses = ["-" if loss is None else f"{loss:.4g}" for loss in (row.loss_first, row.loss_last)]
-    return [
-        row.model,
-        f"{'choose' if row.role == 'select' else 'report'}: {row.images} in {row.recordings}",
-        recipe.optimizer,
-        recipe.step_size,
-        recipe.scope,
-        f"{recipe.steps}",
-        f"{row.blurred:.3f}",
-        f"{row.plain:.3f}",
-        f"{row.gain:+.4f}",
-        "not a number" if row.raw_gain is None else f"{row.raw_gain:+.4f}",
-        f"{row.best_gain:+.4f} at {row.best_step}",
-        f"{row.lowered:.0%}",
-        f"{row.rose} + {row.diverged}",
-        " to ".join(losses),
-        "chosen" if row.chosen else "",
-    ]

@@ -72,6 +72,33 @@ def psnr_by_hand(bundle: Path, folder: Path, scope: str, steps: int, size: float
     return float(np.mean(recordings))
 
 
+def check_page(page: str, tried: list[dict[str, str]], reported: int) -> None:
+    """Each recipe has its cell in the grid, in order of the step size, and says how it failed."""
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.splitlines()
+        if "|" in line
+    ]
+    head = next(line for line in lines if line[0] == "optimizer")
+    grid = lines[lines.index(head) + 2 :][: len({(r["optimizer"], r["step_size"]) for r in tried})]
+    assert [(line[0], line[1]) for line in grid] == [
+        *(("adam", size) for size in ("0.3", "100000")),
+        *(("sgd", size) for size in ("0.3", "100000", "learned", "learned x 3")),
+    ]
+    cells = {
+        (*line[:2], scope): line[at] for line in grid for at, scope in enumerate(head) if at > 1
+    }
+    assert len(cells) == len(tried)
+    for row in tried:
+        cell = cells[row["optimizer"], row["step_size"], row["scope"]].strip("*")
+        assert cell.startswith(f"{float(row['gain']):+.4f}")
+        back = int(row["rose"]) + int(row["diverged"])
+        assert (f"; {back} of 3)" in cell) == (back > 0)
+        assert ("no number" in cell) == (back > 0 and row["raw_gain"] == "")
+    assert sum(cell.startswith("**") for cell in cells.values()) == 1
+    assert len([line for line in lines if line[0] == "net"]) == reported
+
+
 def test_every_recipe_is_a_row_and_its_numbers_are_a_sessions(
     bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,8 +137,7 @@ def test_every_recipe_is_a_row_and_its_numbers_are_a_sessions(
         assert float(row["gain"]) == 0
         assert row["raw_gain"] == "" or float(row["raw_gain"]) < -1
     assert any(int(row["rose"]) for row in failed)
-    lines = (out / "search.md").read_text().splitlines()
-    assert len([line for line in lines if line.startswith("| net |")]) == len(rows)
+    check_page((out / "search.md").read_text(), tried, len(rows) - len(tried))
     assert capsys.readouterr().out.count("choose: 3 in 2") == len(tried)
 
 
