@@ -32,8 +32,8 @@ from edgeadapt.runtime.plan.ir import Program
 LEAST_CHANNELS = 32  # of those that cuDNN gets by rule
 MODES = ("measure", "rule", "off")
 
-# Times cuDNN's plans and the own kernel, and compares what they give.
-Measure = Callable[[Cudnn, Convolution], Choice]
+# Times cuDNN's plans and the own kernel, and compares what they give; the plan if one is chosen.
+Measure = Callable[[Cudnn, Convolution], tuple[Choice, BuiltPlan | None]]
 
 
 @dataclass
@@ -79,21 +79,25 @@ class Engines:
         key = cache_key(self.cudnn.device.info, self.cudnn.version, self.mode, what)
         folder = self.folder or cache_folder() / "cudnn"
         choice = found = read_choice(folder, key)
+        plan = None
         if choice is not None:
             if choice.plan == OWN:
                 return None
             if (plan := self._loaded(choice)) is not None:
                 return plan
-        if choice is None or (plan := self._built(what, choice)) is None:
-            choice = self._chosen(what)
-            plan = None if choice.plan == OWN else self.cudnn.find(what, choice.plan)
-        # A plan that was measured was one of several of its graph: this is the only one.
-        kept = replace(choice, data=None if plan is None else self.cudnn.dump(plan))
-        if kept != found:
-            keep_choice(folder, key, kept)
-        return plan
+            plan = self._built(what, choice)
+        if choice is None or plan is None:
+            choice, plan = self._chosen(what)
+        choice = replace(choice, data=None if plan is None else self.cudnn.dump(plan))
+        # A plan that was measured is one of several of its graph, and keeps all of them in memory.
+        alone = self._loaded(choice)
+        if alone is None:
+            choice = replace(choice, data=None)
+        if choice != found:
+            keep_choice(folder, key, choice)
+        return alone or plan
 
-    def _chosen(self, what: Convolution) -> Choice:
+    def _chosen(self, what: Convolution) -> tuple[Choice, BuiltPlan | None]:
         """What is best on this device now.
 
         Raises:
@@ -102,11 +106,11 @@ class Engines:
         try:
             if self.mode == "rule":
                 first = next(self.cudnn.candidates(what), None)
-                return Choice(OWN if first is None else first.name)
+                return Choice(OWN if first is None else first.name), first
             return self.measure(self.cudnn, what)
         except CudnnError as error:
             self.cudnn.device.synchronize()  # what has failed since is no refusal
-            return Choice(OWN, refused=one_line(error))
+            return Choice(OWN, refused=one_line(error)), None
 
     def _loaded(self, choice: Choice) -> BuiltPlan | None:
         """The plan that was remembered; None if it is to be built again."""
@@ -115,7 +119,7 @@ class Engines:
         try:
             return self.cudnn.load(choice.plan, choice.data)
         except CudnnError as error:
-            warn(f"a plan of cuDNN cannot be loaded ({error}): it is built again")
+            warn(f"a plan of cuDNN cannot be loaded ({error}): it is built instead")
             return None
 
     def _built(self, what: Convolution, choice: Choice) -> BuiltPlan | None:

@@ -13,7 +13,7 @@ from edgeadapt.kernels.cuda.launch import Launch
 from edgeadapt.runtime.cuda.calls import Call
 from edgeadapt.runtime.cuda.cudnn_cache import OWN, Choice
 from edgeadapt.runtime.cuda.cudnn_conv import Convolution
-from edgeadapt.runtime.cuda.cudnn_plans import Cudnn, CudnnError
+from edgeadapt.runtime.cuda.cudnn_plans import BuiltPlan, Cudnn, CudnnError
 from edgeadapt.runtime.cuda.cudnn_trial import Array, Trial, trial
 from edgeadapt.runtime.cuda.device import Device
 
@@ -23,7 +23,7 @@ REPEATS, ROUNDS = 8, 3  # convolutions in a graph, and launches of it that are t
 TOLERANCES: Mapping[str, float] = {"f32": 1e-5, "tf32": 2e-3, "f16": 2e-3, "bf16": 1.6e-2}
 
 
-def measure(cudnn: Cudnn, what: Convolution) -> Choice:
+def measure(cudnn: Cudnn, what: Convolution) -> tuple[Choice, BuiltPlan | None]:
     """The fastest that gives what the own kernel gives, each time the same; the own one if cuDNN
     gains next to nothing.
 
@@ -45,8 +45,9 @@ def measure(cudnn: Cudnn, what: Convolution) -> Choice:
             if seconds > LEAST_GAIN * own_seconds:
                 break
             if _is_right(at, works[number], wanted):
-                return Choice(plans[number].name, own_seconds, seconds)
-    return Choice(OWN, own_seconds)
+                plan = plans[number]
+                return Choice(plan.name, own_seconds, seconds), plan
+    return Choice(OWN, own_seconds), None
 
 
 def seconds_of(device: Device, work: Callable[[], None]) -> float:

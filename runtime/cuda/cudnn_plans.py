@@ -88,9 +88,10 @@ class Cudnn:
         raise CudnnError(f"cuDNN has no plan {name}")
 
     def dump(self, plan: BuiltPlan) -> bytes | None:
-        """A plan for `load`, the only one that was built of its graph; None if it has no form."""
+        """A plan for `load`; None if it has no form."""
         try:
             with self._asking():
+                plan.graph.build_plan_at_index(plan.index)  # it is: this chooses it among others
                 return bytes(plan.graph.serialize())
         except CudnnError:
             return None

@@ -141,16 +141,17 @@ class Graph:
     def build_plan_at_index(self, index: int) -> None:
         if index in self.barred or self.plans[index][0] in self.fake.unbuilt:
             raise FakeError("this plan is not supported")
-        self.fake.builds.append(self.plans[index][0])
+        if index not in self.built:
+            self.fake.builds.append(self.plans[index][0])
         self.built.add(index)
+        self.chosen = index
 
     def get_workspace_size_plan_at_index(self, index: int) -> int:
         return self.fake.workspaces.get(self.plans[index][0], 0)
 
     def serialize(self) -> list[int]:
         self.fake.fail("serialize")
-        (index,) = self.built
-        self.fake.dumped.append((self, index))
+        self.fake.dumped.append((self, self.chosen))
         return list(f"{len(self.fake.dumped) - 1} {self.fake.backend_version()}".encode())
 
     def deserialize(self, data: list[int]) -> None:
