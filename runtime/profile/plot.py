@@ -20,7 +20,7 @@ _INCHES = (12.0, 6.5)
 _LABELLED = 10  # operations, the longest
 # Colours that people who see few of them tell apart (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#999999")
-_LARGEST = 700.0  # square points of the marker of the longest operation
+_LARGEST = 350.0  # square points of the marker of the longest operation
 _DASHES = ("-", "--", ":", "-.")
 
 
@@ -93,7 +93,7 @@ def _draw_points(
             *place,
             s=max(_LARGEST * row.seconds / every[0][0].seconds, 4.0),
             color=_COLOURS[GROUPS.index(group)],
-            alpha=0.45,
+            alpha=0.4,
             linewidths=0.4,
             edgecolors="0.2",
         )
