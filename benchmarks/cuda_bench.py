@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -32,12 +32,16 @@ from edgeadapt.benchmarks.peers import (
     first_results,
     is_torch,
 )
+from edgeadapt.benchmarks.tensorrt_peer import NAME as TENSORRT
+from edgeadapt.benchmarks.tensorrt_peer import TensorrtPeer, tensorrt_names
 from edgeadapt.bundle import RESTORE_GRAPH, Bundle
-from edgeadapt.errors import EdgeadaptError, one_line
+from edgeadapt.errors import BackendError, EdgeadaptError, one_line
 from edgeadapt.image import padded_size, to_network
 from edgeadapt.runtime.backend import usable_cores
-from edgeadapt.runtime.cuda.device import Device
+from edgeadapt.runtime.cuda.device import Device, DeviceInfo
 from edgeadapt.runtime.report import console, print_table
+from edgeadapt.runtime.tensorrt.library import find_library
+from edgeadapt.runtime.tensorrt.target import check_target
 from edgeadapt.testing import photo
 
 Row = dict[str, Any]
@@ -119,14 +123,20 @@ def _measure(
             peer = CudaPeer(bundle, picture, work.scope, steps, precision_of(name), device)
             agreements[name] = _checked(name, peer, reference, expected)
             peers[name] = peer
+        for name in tensorrt_names() if _tensorrt(infos[0]) else []:
+            device = opener()
+            stack.callback(device.close)
+            with _left_out_if_it_fails(name):
+                library = find_library()
+                precision = precision_of(name)
+                peer = TensorrtPeer(bundle, picture, work.scope, steps, precision, device, library)
+                agreements[name] = _checked(name, peer, reference, expected)
+                peers[name] = peer
         for name in ways if work.factory else []:
-            try:
+            with _left_out_if_it_fails(name):
                 other = _torch_peer(name, bundle, picture, work, steps)
                 agreements[name] = _checked(name, other, reference, expected)
                 peers[name] = other
-            except (EdgeadaptError, RuntimeError) as error:
-                text = f"{name} is left out: {one_line(error)}"
-                console(stderr=True).print(text, markup=False, soft_wrap=True)
         timings = medians(peers, repeats)
     shared = dict(zip(_SHARED, _values(bundle, work, steps, repeats), strict=True))
     machine = {**describe_gpu(), **_versions(bool(work.factory)), **describe()}
@@ -147,6 +157,33 @@ def _measure(
         for name, peer in peers.items()
         if (name, operation) in timings
     ]
+
+
+@contextmanager
+def _left_out_if_it_fails(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (EdgeadaptError, RuntimeError) as error:
+        _say_left_out(name, error)
+
+
+def _say_left_out(name: str, error: Exception) -> None:
+    text = f"{name} is left out: {one_line(error)}"
+    console(stderr=True).print(text, markup=False, soft_wrap=True)
+
+
+def _tensorrt(info: DeviceInfo) -> bool:
+    """Whether TensorRT is installed and builds engines for the GPU; says why it does not."""
+    try:
+        library = find_library()
+    except BackendError:
+        return False
+    try:
+        check_target(library, info.capability, info)
+    except BackendError as error:
+        _say_left_out(TENSORRT, error)
+        return False
+    return True
 
 
 def _reference(bundle: Bundle, work: Work, picture: Any) -> tuple[str, Results]:

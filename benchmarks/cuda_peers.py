@@ -90,7 +90,7 @@ class CudaPeer:
         self._flat = np.zeros_like(self._weights)
         self._device = CountedDevice(device)
         options = EngineOptions(precision=precision)
-        self._engine = CudaBackend(bundle, self._weights, self._flat, options, self._device)
+        self._engine = self._make_engine(options)
         multiple = bundle.manifest.image.size_multiple
         self._multiple = multiple
         height, width = picture.shape[:2]
@@ -143,6 +143,9 @@ class CudaPeer:
     def close(self) -> None:
         """Give the memory back; the device is another's."""
         self._engine.close()
+
+    def _make_engine(self, options: EngineOptions) -> CudaBackend:
+        return CudaBackend(self._bundle, self._weights, self._flat, options, self._device)
 
     def _adapt(self) -> float:
         """K steps as one graph and the loss after them; seconds of one step."""

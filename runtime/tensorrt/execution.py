@@ -227,11 +227,17 @@ class BoundEngine:
         if not self._parameters or self._holds == (flat, version):
             return
         if flat not in self._copies:
-            self._copies[flat] = self._device.capture(partial(self._copy, flat))
+            self._copies[flat] = self._device.capture(partial(self.copy_weights, flat))
         self._copies[flat].launch()
         if self._refit is not None:
             self._device.call(self._refit)
         self._holds = (flat, version)
+
+    def copy_weights(self, flat: int) -> None:
+        """Ask for the copies alone, as part of what is recorded."""
+        for name, at in self._parameters.items():
+            size = 4 * (at.stop - at.start)
+            self._device.copy(self._addresses[name], flat + 4 * at.start, size)
 
     def run(self) -> None:
         """Put one run on the device's stream: from the second on, as a recorded graph."""
@@ -242,6 +248,10 @@ class BoundEngine:
             self._record()
             self.run()
             return
+        self.call()
+
+    def call(self) -> None:
+        """Ask for one run alone, as part of what is recorded. It has to have run before."""
         self._device.call(self._run)
         self._ran = True
 
@@ -264,11 +274,6 @@ class BoundEngine:
         if self._engine.can_be_recorded():
             with suppress(BackendError):  # it goes without
                 self._graph = self._device.capture(lambda: self._device.call(self._run))
-
-    def _copy(self, flat: int) -> None:
-        for name, at in self._parameters.items():
-            size = 4 * (at.stop - at.start)
-            self._device.copy(self._addresses[name], flat + 4 * at.start, size)
 
     def _exchange(self) -> EngineCall:
         addresses = {name: self._addresses[name] for name in self._parameters}
