@@ -10,6 +10,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision
 from edgeadapt.runtime.cuda.device import Device
 from edgeadapt.runtime.cuda.flat import Flat
+from edgeadapt.runtime.optimizer import Adam, Sgd
 from edgeadapt.runtime.tensorrt.build import Request, build_engine
 from edgeadapt.runtime.tensorrt.execution import OpenEngine
 from edgeadapt.runtime.tensorrt.library import Library
@@ -77,6 +78,7 @@ class TensorrtPeer(CudaPeer):
         engine = build_engine(self._bundle, request, self._library, target, device)
         self._given = Flat(device, self._bundle, self._weights, self._flat)
         memory = Memory(screen.image, screen.restored, self._given.weights, self._given.gradients)
+        assert isinstance(self._optimizer, Sgd | Adam)
         opened = OpenEngine(self._library, device, engine)
         return StepEngine(device, opened, self._bundle, self._scope, memory, self._optimizer)
 

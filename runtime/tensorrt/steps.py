@@ -21,7 +21,7 @@ from edgeadapt.kernels.update import Segments
 from edgeadapt.runtime.cuda.calls import run
 from edgeadapt.runtime.cuda.device import Device, Graph
 from edgeadapt.runtime.cuda.optimizer import AdamState, kind_of
-from edgeadapt.runtime.optimizer import BETA1, BETA2, EPSILON, Optimizer
+from edgeadapt.runtime.optimizer import BETA1, BETA2, EPSILON, Adam, Sgd
 from edgeadapt.runtime.tensorrt.execution import BoundEngine, OpenEngine
 
 
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
 
 class StepEngine:
-    """Steps of one scope with ``optimizer``, Sgd or Adam, whose step sizes stay as they are.
+    """Steps of one scope with ``optimizer``, whose step sizes stay as they are.
 
     ``engine`` is one of the scope's adapt graph with weights as inputs; it is closed with this.
     """
@@ -47,7 +47,7 @@ class StepEngine:
         bundle: Bundle,
         scope: str,
         memory: Memory,
-        optimizer: Optimizer,
+        optimizer: Sgd | Adam,
     ) -> None:
         self._device, self._memory = device, memory
         self._graphs: dict[int, Graph] = {}
@@ -104,7 +104,7 @@ class StepEngine:
             to = self._memory.gradients + 4 * at.start
             self._device.copy(to, source, 4 * (at.stop - at.start))
 
-    def _update(self, optimizer: Optimizer) -> tuple[Launch, ...]:
+    def _update(self, optimizer: Sgd | Adam) -> tuple[Launch, ...]:
         size = self._state.size
         begins = np.array([at.start for at in self._parts.values()], np.int64)
         counts = np.array([at.stop - at.start for at in self._parts.values()], np.int64)
