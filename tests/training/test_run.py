@@ -16,7 +16,13 @@ import torch
 from click.testing import CliRunner
 
 from edgeadapt.errors import CheckpointError, ConfigError, EdgeadaptError
-from edgeadapt.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint
+from edgeadapt.training.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from edgeadapt.training.commands import train
 from edgeadapt.training.config import read_config
 from edgeadapt.training.processes import open_fabric
@@ -110,6 +116,19 @@ def test_meta_training_goes_on_where_it_stopped(place: Path) -> None:
     sizes = whole.adaptation["step_sizes"]
     assert set(sizes) == set(whole.weights)
     assert len(set(sizes.values())) > 1
+
+
+def test_a_checkpoint_from_before_a_setting_goes_on_with_what_it_stood_for(place: Path) -> None:
+    run(place, "joint", "a", "--iterations", "1")
+    start = ("--start", str(place / "a" / LAST))
+    run(place, "meta", "m", *start, "--iterations", "1")
+    old = load_checkpoint(place / "m" / LAST)
+    meta = {key: value for key, value in old.config["meta"].items() if key != "loss"}
+    save_checkpoint(place / "m" / LAST, replace(old, config={**old.config, "meta": meta}))
+    assert run(place, "meta", "m", "--resume", "--iterations", "2").iteration == 2
+    (place / "tiny.toml").write_text(TOML.replace("[meta]", '[meta]\nloss = "l2"'))
+    with pytest.raises(CheckpointError, match=r"meta\.loss was 'l1', is now 'l2'"):
+        run(place, "meta", "m", "--resume", "--iterations", "3")
 
 
 def test_the_files_of_a_run(place: Path) -> None:
