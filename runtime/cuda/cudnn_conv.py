@@ -136,8 +136,10 @@ def _asked(op: Op, program: Program, names: Mapping[str, str], compute: str) -> 
     transposed = bool(at.get("transposed"))
     large, small = (y, x) if transposed else (x, y)
     after = _pads_after(at, large.shape[2:], small.shape[2:])
-    if after is None or min(at["pads"][:2]) < 0:
+    if min(at["pads"][:2]) < 0:
         return "negative pads"
+    if after is None:
+        return "it leaves rows or columns out"
     kind: Pass = "dgrad" if transposed else "fprop"
     slope, mask_slope, bias_of = at.get("slope"), None, ""
     if op.kind == "conv_weight_grad":

@@ -12,6 +12,12 @@ from rich.text import Text
 
 from edgeadapt.runtime.backend import Precision
 from edgeadapt.runtime.cuda.calls import OWN, Makers, bind, packed_elements, scratch_asker
+from edgeadapt.runtime.cuda.cudnn_offer import (
+    offers,
+    offers_document,
+    offers_line,
+    offers_table,
+)
 from edgeadapt.runtime.cuda.devices import device_names, find_device
 from edgeadapt.runtime.cuda.memory import nowhere
 from edgeadapt.runtime.cuda.plan import Target
@@ -86,6 +92,7 @@ def cuda_document(plan: Plan, precision: Precision) -> dict[str, Any]:
         "launches_of_others": found.of_others,
         "moved_bytes": found.moved_bytes,
         "least_bytes": found.least_bytes,
+        "cudnn": offers_document(plan.program),
         "devices": {
             key: {
                 "seconds": line.seconds,
@@ -98,7 +105,8 @@ def cuda_document(plan: Plan, precision: Precision) -> dict[str, Any]:
 
 
 def print_cuda_plan(plan: Plan, precision: Precision, out: Console) -> None:
-    """Print the operations, what they launch and move, and the least time on each device."""
+    """Print the operations, what they launch and move, the least time on each device, and which
+    convolutions cuDNN is offered."""
     print_plan(plan, out)
     found = launches_of(plan.program, OWN)
     out.print(
@@ -116,6 +124,9 @@ def print_cuda_plan(plan: Plan, precision: Precision, out: Console) -> None:
         soft_wrap=True,
     )
     out.print(_table(plan, _lines(plan.program, precision)))
+    listed = offers(plan.program)
+    out.print(offers_table(listed))
+    out.print(Text(offers_line(listed)), soft_wrap=True)
 
 
 def _lines(program: Program, precision: Precision) -> dict[str, Roofline]:
