@@ -15,7 +15,7 @@ from typing import Any
 import onnxruntime
 
 from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle
-from edgeadapt.casts import Precision as CastPrecision
+from edgeadapt.cast_rules import Precision as CastPrecision
 from edgeadapt.casts import cast_graph
 from edgeadapt.errors import BackendError, one_line
 from edgeadapt.graphs import GRADIENT_PREFIX

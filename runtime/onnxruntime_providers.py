@@ -57,7 +57,7 @@ class Asked:
 
     def providers(self) -> list[tuple[str, dict[str, str]]]:
         """As `InferenceSession` takes them: the one asked for, then what runs the rest."""
-        found = [(NAMES["cpu"], {})]
+        found: list[tuple[str, dict[str, str]]] = [(NAMES["cpu"], {})]
         if self.kind != "cpu":
             found.insert(0, (NAMES["cuda"], self._cuda()))
         if self.kind == "tensorrt":

@@ -13,7 +13,8 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeadapt.bundle import WEIGHTS, Bundle, open_bundle
-from edgeadapt.casts import Precision, cast_graph, cast_model, save_graph
+from edgeadapt.cast_rules import Precision
+from edgeadapt.casts import cast_graph, cast_model, save_graph
 from edgeadapt.errors import BundleError
 from edgeadapt.graphs import read_graph
 from support.rounding import HALVES, rounded, run, types

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeadapt.casts import Precision, cast_graph
+from edgeadapt.cast_rules import Precision
+from edgeadapt.casts import cast_graph
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.image import to_network
 from edgeadapt.testing import compare_gradients, photo

@@ -11,7 +11,8 @@ import skimage.data
 from edgeadapt.blur import synthesize_blur
 from edgeadapt.blur_parameters import draw_parameters
 from edgeadapt.bundle import Bundle, open_bundle
-from edgeadapt.casts import Precision, cast_graph
+from edgeadapt.cast_rules import Precision
+from edgeadapt.casts import cast_graph
 from edgeadapt.image import from_network, to_network
 from edgeadapt.runtime.quality import measure
 from edgeadapt.runtime.session import Session
