@@ -87,11 +87,16 @@ def test_the_command_prints_it(tiny: Path, capsys: pytest.CaptureFixture[str]) -
     assert "launches:" in text
     assert "times the least" in text
     assert "update_together" in text
+    assert "own kernel: " in text
+    assert "cuDNN, where it is installed, is offered" in text
     for name in device_names():
         assert name in text
     assert main([*arguments, "--precision", "fp16", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["precision"] == "fp16"
     assert document["arena_bytes"] > 0
+    assert {(offer["what"], offer["offered"]) for offer in document["cudnn"]} == {
+        ("convolution", False)
+    }
     assert main(["info", str(tiny), "--plan", "--precision", "fp16"]) != 0
     assert "computes in fp32 or bf16" in capsys.readouterr().err
