@@ -10,12 +10,13 @@ from typing import Any
 
 from edgeadapt.errors import ConfigError
 from edgeadapt.files import atomic_file
-from edgeadapt.runtime.profile.parts import Part, Profile
+from edgeadapt.runtime.profile.parts import Operand, Part, Profile
 from edgeadapt.runtime.profile.roofline import Analysis, least_seconds
 from edgeadapt.runtime.profile.timing import Phase, PhaseKind, Run
 
 # What the session does for an image, by a name: "step", "restore".
 Analyses = Mapping[str, Analysis]
+_TYPES = {"f32": "FP32", "bf16": "BFloat16", "f16": "FP16", "bool": "Bool"}  # as TensorRT has it
 
 
 def write_json(path: Path, document: object) -> None:
@@ -51,29 +52,32 @@ def profile_document(analyses: Analyses) -> list[dict[str, Any]]:
 def layers_document(analyses: Analyses) -> list[dict[str, Any]]:
     """What `trtexec --exportLayerInfo` writes, one layer for each record of the profile.
 
-    An operation's tensors are not known here, so each reads what the one before it wrote, as it
-    ran.
+    Where an engine does not say which tensors it reads and writes, each operation reads what the
+    one before it wrote, as it ran.
     """
     layers: list[dict[str, Any]] = []
     for label, found in analyses.items():
         profile = found.profile
-        shape = [1, 3, profile.height, profile.width]
-        before = _tensor(f"{label}: image", shape, "fp32")
+        known = any(part.writes for part in profile.parts)
+        shape = (1, 3, profile.height, profile.width)
+        before = _tensor(label, Operand("image", shape, "f32"))
         for part in profile.parts:
-            name = f"{label}: {part.name}"
-            after = _tensor(f"{name}.y", [], profile.precision)
+            reads = [_tensor(label, operand) for operand in part.reads]
+            writes = [_tensor(label, operand) for operand in part.writes]
+            if not known:
+                after = _tensor(label, Operand(f"{part.name}.y", (), "f32"))
+                reads, writes, before = [before], [after], after
             layers.append(
                 {
-                    "Name": name,
+                    "Name": f"{label}: {part.name}",
                     "LayerType": part.kind,
-                    "Inputs": [before],
-                    "Outputs": [after],
+                    "Inputs": reads,
+                    "Outputs": writes,
                     "TacticName": f"{profile.backend} {part.kind} {part.compute}",
                     "StreamId": 0,
                     "Metadata": f"[ONNX Graph: {profile.graph}] group: {part.group}",
                 }
             )
-            before = after
     return layers
 
 
@@ -113,10 +117,12 @@ def _record(label: str, part: Part, found: Analysis) -> dict[str, Any]:
     return record
 
 
-def _tensor(name: str, shape: Sequence[int], precision: str) -> dict[str, Any]:
-    kinds = {"fp16": "FP16", "bf16": "BFloat16"}
-    kind = f"Row major linear {kinds.get(precision, 'FP32')}"
-    return {"Name": name, "Dimensions": list(shape), "Format/Datatype": kind}
+def _tensor(label: str, operand: Operand) -> dict[str, Any]:
+    return {
+        "Name": f"{label}: {operand.name}",
+        "Dimensions": list(operand.shape),
+        "Format/Datatype": f"Row major linear {_TYPES[operand.dtype]}",
+    }
 
 
 def _times(run: Run) -> dict[str, Any]:

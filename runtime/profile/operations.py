@@ -8,8 +8,9 @@ from math import prod
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.plan.cost import flops, products, traffic
 from edgeadapt.runtime.plan.ir import Op, Program, Tensor
-from edgeadapt.runtime.plan.remat_build import is_repeated, original
+from edgeadapt.runtime.plan.remat_build import original
 from edgeadapt.runtime.profile.grouping import Step, group_products
+from edgeadapt.runtime.profile.operands import operands_of
 from edgeadapt.runtime.profile.parts import Group, Operation
 
 _SOURCES = ("x0", "x1", "x2", "x3")
@@ -30,7 +31,8 @@ _PRECISIONS = {"f32": "fp32", "tf32": "tf32", "bf16": "bf16", "f16": "fp16"}
 
 def operations_of(program: Program) -> list[Operation]:
     """What `Operation` says of each operation of a program, in order."""
-    groups, layers = _groups(program), _Layers(program)
+    groups, layers, again = _groups(program), _Layers(program), _again(program)
+    operands = operands_of(program)
     return [
         Operation(
             f"{_title(op, program, layers.of(op))} #{position}",
@@ -39,10 +41,23 @@ def operations_of(program: Program) -> list[Operation]:
             _work(op, program),
             traffic(op, program),
             _PRECISIONS[op.attributes.get("compute", "f32") if op.kind in _FACTORS else "f32"],
-            is_repeated(op),
+            again[position],
+            *operands[position],
         )
         for position, op in enumerate(program.ops)
     ]
+
+
+def _again(program: Program) -> list[bool]:
+    """Whether each operation computes what one before it did. Not every one that the planner moved
+    to a later place does: where nobody reads the first result, it computes it there alone."""
+    seen: set[tuple[str, ...]] = set()
+    found = []
+    for op in program.ops:
+        results = tuple(original(name) for name in op.outputs.values())
+        found.append(results in seen)
+        seen.add(results)
+    return found
 
 
 def _work(op: Op, program: Program) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Group = Literal["forward", "input-gradient", "weight-gradient", "pointwise", "optimizer", "other"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -14,6 +14,14 @@ def median_index(seconds: Sequence[float]) -> int:
     """Which of several times is the median one, the lower of two."""
     order = sorted(range(len(seconds)), key=seconds.__getitem__)
     return order[(len(order) - 1) // 2]
+
+
+class Operand(NamedTuple):
+    """A tensor that an operation reads or writes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # "f32" "bf16" "f16" "bool"
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class Operation:
     moved_bytes: int | None  # if each operand crosses to memory once; None: not known
     compute: str  # the precision whose peak it is held to: "fp32" "tf32" "fp16" "bf16"
     again: bool = False  # computes what was computed before, for lack of memory to keep it
+    reads: tuple[Operand, ...] = ()  # () too where the engine does not say
+    writes: tuple[Operand, ...] = ()  # each tensor is written by one operation
 
 
 @dataclass(frozen=True)

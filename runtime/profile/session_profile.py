@@ -164,7 +164,7 @@ def take_apart(request: Request, backend: str) -> dict[str, Analysis]:
 
 def peaks_of(backend: str, options: EngineOptions) -> Peaks | None:
     """This machine's, where the engine computes on its processor."""
-    if backend == "cuda":
+    if backend not in ("native", "onnxruntime"):
         return None
     return measure_peaks(options.threads or usable_cores())
 

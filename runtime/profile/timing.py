@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.runtime.backend import U8, Backend, EngineOptions, Evaluation, Frame
-from edgeadapt.runtime.backends import BACKENDS
+from edgeadapt.runtime.backends import AUTO, BACKENDS
 from edgeadapt.runtime.optimizer import Optimizer
 from edgeadapt.runtime.profile.profiler import Profiled
 from edgeadapt.runtime.session import Session
@@ -102,7 +102,7 @@ class TimedSession(Session):
     def __init__(self, bundle: Bundle, backend: str, options: EngineOptions) -> None:
         super().__init__(bundle, backend, options.threads, options.precision, options.memory_budget)
         assert self._engine is not None
-        self.backend = _name_of(self._engine)
+        self.backend = _name_of(self._engine) if backend == AUTO else backend
         self.profiled = isinstance(self._engine, Profiled)  # whether it can be taken apart
         self._watch = Watch(getattr(self._engine, "device", None))
         self._engine = TimedEngine(self._engine, self._watch)

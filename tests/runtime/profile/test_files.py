@@ -20,6 +20,7 @@ from edgeadapt.runtime.profile.export import (
     times_document,
     write_json,
 )
+from edgeadapt.runtime.profile.parts import Operand
 from edgeadapt.runtime.profile.roofline import Analysis, analyse
 from edgeadapt.runtime.profile.trace import trace_document
 from support.profiles import PEAKS, part, profile, run
@@ -97,6 +98,21 @@ def test_the_layers_have_the_profiles_names() -> None:
     records = profile_document(analyses())[1:]
     assert [layer["Name"] for layer in layers] == [record["name"] for record in records]
     assert layers[0]["Inputs"][0]["Dimensions"] == [1, 3, 6, 8]
+
+
+def test_the_layers_read_what_others_wrote() -> None:
+    image, half, y = Operand("image", (1, 3, 6, 8), "f32"), Operand("t", (2,), "bf16"), "y"
+    first = part("a #0", [0.1], reads=(image,), writes=(half,))
+    second = part("b #1", [0.1], reads=(half, image), writes=(Operand(y, (4,), "f32"),))
+    quiet = part("step of Adam by numpy", [0.1])
+    found = {"step": analyse(profile([first, second, quiet], [0.3]), PEAKS)}
+    layers = parsed(layers_document(found))
+    check_layers(layers)
+    assert layers[0]["Outputs"] == [
+        {"Name": "step: t", "Dimensions": [2], "Format/Datatype": "Row major linear BFloat16"}
+    ]
+    assert [tensor["Name"] for tensor in layers[1]["Inputs"]] == ["step: t", "step: image"]
+    assert (layers[2]["Inputs"], layers[2]["Outputs"]) == ([], [])
 
 
 @given(st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=20))
