@@ -54,6 +54,7 @@ def test_with_weights_as_inputs_it_restores_with_those_it_is_given(
     given = parameters(bundle, seed=1)
     taken = {name: given[name] for name in used_parameters(bundle, model)}
     assert [value.name for value in model.graph.input] == ["image", *taken]
+    assert 0 < len(taken) < len(given)  # the loss alone uses the others
     found = run(model, {"image": image(), **taken})["restored"]
     expected = run(str(bundle.path / "loss.onnx"), {"image": image(), **given})["restored"]
     assert found.dtype == np.float32
