@@ -106,6 +106,7 @@ def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """In the given order but where a node reads what a later one makes: that one goes first."""
     makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     placed: set[int] = set()
+    entered: set[int] = set()
     result: list[onnx.NodeProto] = []
     for first in range(len(nodes)):
         waiting = [first]
@@ -114,6 +115,8 @@ def _sorted(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
             before = [makers[n] for n in nodes[at].input if n in makers]
             missing = [index for index in before if index not in placed]
             if missing:
+                entered.add(at)
+                assert entered.isdisjoint(missing), f"{nodes[at].op_type} needs its own result"
                 waiting.extend(missing)
                 continue
             waiting.pop()

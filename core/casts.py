@@ -111,6 +111,7 @@ class _Caster:
         for node in graph.node:
             if rule_of(node.op_type, node.domain) is Rule.SIZE:
                 self._copy(node, {name: self._any_type(name) for name in node.input}, {})
+                self._factor.note(node, None)
             elif (inputs := self._half_inputs(node)) is not None:
                 self._compute_half(node, inputs)
             else:

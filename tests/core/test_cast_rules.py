@@ -283,10 +283,28 @@ def test_gradients_that_are_all_zero_stay_so() -> None:
         "s = Sigmoid(g_f) g_f2 = Add(s, f)",
         "m = Mul(g_f, f) g_f2 = Sub(m, g_less)",
         "g_f2 = Max(g_f, alpha)",
+        # What is made of a gradient's size only: it cannot decide the factor, which comes before.
+        "shape = Shape(g_f) n_i = Size(g_f) n = Cast<to=1>(n_i) one = Constant<value_float=1.0>() "
+        "q = Div(one, n) h = Expand(q, shape) three = Conv(h, second) d = Conv(three, first) "
+        "g_f2 = Add(g_f, d)",
+        # A bias is added to the gradient, and has no factor.
+        "c = Constant<value_ints=[1]>() k = ReduceSum<keepdims=1>(first, c) "
+        "flat = Constant<value_ints=[-1]>() b = Reshape(k, flat) "
+        "m = Mul(b, factor) g_f2 = Conv<group=4>(g_f, k, m)",
     ],
 )
 def test_what_is_not_linear_in_a_gradient_does_not_see_the_factor(gradient: str) -> None:
     assert gradient_error(backward(gradient), 1.0) < 4e-3
+
+
+@pytest.mark.parametrize(
+    "gradient", ["g_f2 = Max(g_f, zero)", "g_f2 = Where(positive, g_r, zero)", "g_f2 = Neg(g_f)"]
+)
+def test_a_zero_is_a_gradient_too(gradient: str) -> None:
+    assert "g_f2.fp16" in {
+        name for node in cast_model(backward(gradient), "fp16").graph.node for name in node.output
+    }
+    assert gradient_error(backward(gradient), 1e-2) < 2.0**-10
 
 
 def test_an_operator_that_the_table_does_not_know_is_kept_in_float32() -> None:
