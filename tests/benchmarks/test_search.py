@@ -21,6 +21,7 @@ from edgeadapt.benchmarks.search import (
     make_recipes,
     with_recipe,
 )
+from edgeadapt.benchmarks.search_tables import search_page
 from edgeadapt.bundle import open_bundle
 from edgeadapt.cli import main
 from edgeadapt.errors import ConfigError
@@ -175,7 +176,8 @@ def test_only_the_chosen_recipe_and_the_bundles_own_are_reported(
     bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert bench(bundle, data, "--step-size", 0.1, "--step-size", 0.5, "-o", out) == 0
+    few = ("--optimizer", "adam", "--step-size", 0.1, "--scope", "all", "--factor", 1)
+    assert bench(bundle, data, *few, "--steps", 6, "-o", out) == 0
     rows = read(out / "search.csv")
     tried = [row for row in rows if row["role"] == "select"]
     able = [
@@ -185,6 +187,7 @@ def test_only_the_chosen_recipe_and_the_bundles_own_are_reported(
     best = max(able, key=lambda row: float(row["best_gain"]))
     (winner,) = [row for row in tried if row["chosen"] == "True"]
     assert winner == best
+    assert 0 < int(winner["best_step"]) < 6, "the best step is to be reported, not the last"
     reported = [row for row in rows if row["role"] == "report"]
     keys = ("optimizer", "step_size", "scope", "steps", "chosen")
     assert sorted([row[key] for key in keys] for row in reported) == sorted(
@@ -204,6 +207,27 @@ def test_only_the_chosen_recipe_and_the_bundles_own_are_reported(
 def outcome(gain: float, lowered: float = 0.0) -> Outcome:
     values: dict[str, Any] = dict.fromkeys(Outcome.__dataclass_fields__)
     return Outcome(**(values | {"best_gain": gain, "best_lowered": lowered}))
+
+
+def test_a_grid_is_in_the_order_of_step_sizes() -> None:
+    sizes = ["0.1", "learned x 10", "1e-05", "learned", "0.001", "learned x 2"]
+    recipes = [Recipe("sgd", size, "all", 5) for size in sizes]
+    rows = [
+        replace(
+            outcome(0.1),
+            recipe=recipe,
+            role="select",
+            gain=0.1,
+            best_step=5,
+            rose=0,
+            diverged=0,
+            blurred=20.0,
+            plain=21.0,
+        )
+        for recipe in recipes
+    ]
+    lines = [line.split(" | ")[1] for line in search_page(rows)[1].splitlines()[2:]]
+    assert lines == ["1e-05", "0.001", "0.1", "learned", "learned x 2", "learned x 10"]
 
 
 def test_what_harms_images_or_gains_nothing_is_not_chosen() -> None:
