@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
 from time import perf_counter
 
 import numpy as np
@@ -147,7 +146,7 @@ def _parts(record: Record, whole: tuple[float, ...]) -> tuple[Part, ...]:
     median = median_index(whole)
     return tuple(
         Part(
-            **asdict(operation),
+            **vars(operation),
             begin=runs[median].begins[position],
             seconds=tuple(run.seconds[position] for run in runs),
         )

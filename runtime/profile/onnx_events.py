@@ -30,6 +30,7 @@ class Event:
 
     name: str
     kind: str  # the ONNX operator
+    index: int  # of the node in the library's graph
     begin: float
     seconds: float
     inputs: Shapes
@@ -61,19 +62,22 @@ def read_events(file: Path) -> list[list[Event]]:
 def record_of(runs: Sequence[Sequence[Event]], optimized: Path, fetched: Iterable[str]) -> Record:
     """What was measured, with what each product is there for.
 
-    ``optimized`` is the graph as ONNX Runtime rearranged it, which gives the structure; the nodes
-    that ``fetched`` is made of are those that run, in its order.
+    ``optimized`` is the graph as ONNX Runtime rearranged it, which gives the structure. All of its
+    nodes run, or those that ``fetched`` is made of.
 
     Raises:
         BackendError: if runs or graph do not agree in their nodes.
     """
     graph = onnx.load(str(optimized), load_external_data=False).graph
-    nodes = _needed(graph.node, fetched)
+    nodes: Sequence[Any] = graph.node
+    if len(runs[0]) < len(nodes):
+        nodes = _needed(nodes, fetched)
+    nodes = _in_order(nodes, runs[0])
     for run in runs:
         if [event.kind for event in run] != [node.op_type for node in nodes]:
             raise BackendError(
-                f"ONNX Runtime ran {len(run)} nodes where its graph has {len(nodes)}, or in "
-                "another order: what took which time is not known.",
+                f"ONNX Runtime ran {len(run)} nodes where its graph has {len(nodes)}, or others: "
+                "what took which time is not known.",
                 "profile with the backend native, or with another version of onnxruntime.",
             )
     # A constant that was packed for a kernel has no shape any more in what the profiler writes.
@@ -94,6 +98,7 @@ def _event(found: Mapping[str, Any], begin: int) -> Event:
     return Event(
         found["name"].removesuffix(_SUFFIX),
         given["op_name"],
+        int(given["node_index"]),
         (found["ts"] - begin) * 1e-6,
         found["dur"] * 1e-6,
         _shapes(given["input_type_shape"]),
@@ -105,6 +110,19 @@ def _event(found: Mapping[str, Any], begin: int) -> Event:
 def _shapes(listed: Iterable[Mapping[str, Sequence[int]]]) -> Shapes:
     """Each is written as {"float": [1, 3, 64, 96]}."""
     return [tuple(shape) for one in listed for shape in one.values()]
+
+
+def _in_order(nodes: Sequence[Any], run: Sequence[Event]) -> Sequence[Any]:
+    """The nodes in the order in which they ran: most have no name. The library writes them in that
+    order, or in the order of their numbers; if neither fits, they are given back as they are."""
+    place = {index: place for place, index in enumerate(sorted(event.index for event in run))}
+    if len(place) != len(nodes):
+        return nodes
+    for found in (nodes, [nodes[place[event.index]] for event in run]):
+        pairs = zip(found, run, strict=True)
+        if all(node.op_type == e.kind and node.name in ("", e.name) for node, e in pairs):
+            return found
+    return nodes
 
 
 def _needed(nodes: Sequence[Any], fetched: Iterable[str]) -> list[Any]:
