@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from math import inf
 
 from edgeadapt.errors import ConfigError
 from edgeadapt.runtime.cuda.calls import OWN, Made, Makers
-from edgeadapt.runtime.cuda.cudnn_choice import MODES, Engines
+from edgeadapt.runtime.cuda.cudnn_choice import MODES, SECONDS, Engines
 from edgeadapt.runtime.cuda.cudnn_conv import OPERANDS, Convolution, convolution
 from edgeadapt.runtime.cuda.cudnn_measure import measure
 from edgeadapt.runtime.cuda.cudnn_plans import BuiltPlan, open_cudnn
@@ -20,13 +21,20 @@ def open_engines(device: Device) -> Engines | None:
     """cuDNN for a device; None where it is not installed, or $EDGEADAPT_CUDNN is "off".
 
     Raises:
-        ConfigError: if it is something else than a mode.
+        ConfigError: if it is something else than a mode, or $EDGEADAPT_CUDNN_SECONDS no time.
     """
     mode = os.environ.get("EDGEADAPT_CUDNN", MODES[0])
     if mode not in MODES:
         raise ConfigError(f"EDGEADAPT_CUDNN must be one of {', '.join(MODES)}, got {mode!r}.")
+    text = os.environ.get("EDGEADAPT_CUDNN_SECONDS", str(SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < inf:
+        raise ConfigError(f"EDGEADAPT_CUDNN_SECONDS must be a number of seconds, got {text!r}.")
     cudnn = None if mode == "off" else open_cudnn(device)
-    return None if cudnn is None else Engines(cudnn, measure, mode)
+    return None if cudnn is None else Engines(cudnn, measure, mode, seconds=seconds)
 
 
 def makers_with(engines: Engines) -> Makers:

@@ -7,10 +7,15 @@ have at least 32 channels, with the first of its plans that can be built.
 
 What was chosen is kept in the user's cache: a plan as cuDNN gives it away, or that it takes no such
 convolution. A plan that cannot be loaded is built again, and what cannot be built is measured anew.
+Measuring ends after $EDGEADAPT_CUDNN_SECONDS, two minutes where it is not set, with the largest
+convolutions first: the rest stays with own kernels until the next process goes on.
 """
 
 from __future__ import annotations
 
+import time
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,9 +36,14 @@ from edgeadapt.runtime.plan.ir import Program
 
 LEAST_CHANNELS = 32  # of those that cuDNN gets by rule
 MODES = ("measure", "rule", "off")
+SECONDS = 120.0  # of measuring and building, in one process
 
 # Times cuDNN's plans and the own kernel, and compares what they give; the plan if one is chosen.
 Measure = Callable[[Cudnn, Convolution], tuple[Choice, BuiltPlan | None]]
+
+
+class UnmeasuredWarning(UserWarning):
+    """Time was over before all convolutions were measured."""
 
 
 @dataclass
@@ -44,6 +54,9 @@ class Engines:
     measure: Measure
     mode: str = MODES[0]
     folder: Path | None = None  # of choices
+    seconds: float = SECONDS
+    _spent: float = 0.0
+    _left: int = 0  # convolutions for which no time was left
     _plans: dict[Convolution, BuiltPlan | None] = field(default_factory=dict)
 
     def choose(self, program: Program) -> Program:
@@ -51,6 +64,19 @@ class Engines:
         computes."""
         if self.mode not in MODES[:2]:
             return program
+        found = (convolution(op, program) for op in program.ops)
+        counts = Counter(what for what in found if what is not None)
+        before = self._left
+        for what in sorted(counts, key=lambda what: -counts[what] * what.products):
+            self.plan(what)
+        if self._left > before:
+            warnings.warn(
+                f"{self._left - before} of {len(counts)} convolutions stay with own kernels this "
+                f"time: measuring the others for cuDNN took {self.seconds:.0f} s. The next process "
+                "goes on; EDGEADAPT_CUDNN_SECONDS says for how long.",
+                UnmeasuredWarning,
+                stacklevel=2,
+            )
         ops = [
             op.with_attributes(algorithm="cudnn")
             if (what := convolution(op, program)) is not None and self.plan(what) is not None
@@ -62,10 +88,12 @@ class Engines:
     def plan(self, what: Convolution) -> BuiltPlan | None:
         """The plan that computes a convolution; None is an own kernel."""
         if what not in self._plans:
+            begin = time.monotonic()
             try:
                 self._plans[what] = self._find(what)
             except (CudnnError, EdgeadaptError):  # for this one, and this time; others may do
                 self._plans[what] = None
+            self._spent += time.monotonic() - begin
         return self._plans[what]
 
     def close(self) -> None:
@@ -87,6 +115,9 @@ class Engines:
                 return plan
             plan = self._built(what, choice)
         if choice is None or plan is None:
+            if self._spent >= self.seconds:
+                self._left += 1
+                return None
             choice, plan = self._chosen(what)
         choice = replace(choice, data=None if plan is None else self.cudnn.dump(plan))
         # A plan that was measured is one of several of its graph, and keeps all of them in memory.

@@ -89,6 +89,12 @@ class Convolution:
         """The same for the same convolution, on every machine."""
         return repr(self)
 
+    @property
+    def products(self) -> int:
+        """How many pairs are multiplied, at the most."""
+        small = self.image({"fprop": "y", "dgrad": "x", "wgrad": "grad_y"}[self.kind])
+        return prod(self.filter) * prod(small.shape[2:])
+
     def span_bytes(self, role: str) -> int:
         """From the first to the last byte of a tensor."""
         if role == "bias":

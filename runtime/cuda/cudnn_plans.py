@@ -18,7 +18,7 @@ WORKSPACE_CAP = 64 * 2**20  # bytes
 MOST_CANDIDATES = 8  # plans that are built, of those that heuristics name
 # Engines that are compiled when they are built take seconds each, and a network has a hundred
 # convolutions: after so long no further one is built for the same.
-BUILD_SECONDS = 10.0
+BUILD_SECONDS = 4.0
 
 
 class CudnnError(Exception):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.errors import BackendError
+from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.runtime.cuda import cudnn_measure
 from edgeadapt.runtime.cuda.cudnn_cache import (
     OWN,
@@ -24,14 +24,17 @@ from edgeadapt.runtime.cuda.cudnn_cache import (
     keep_choice,
     read_choice,
 )
-from edgeadapt.runtime.cuda.cudnn_choice import Engines, by_rule
+from edgeadapt.runtime.cuda.cudnn_calls import open_engines
+from edgeadapt.runtime.cuda.cudnn_choice import Engines, UnmeasuredWarning, by_rule
 from edgeadapt.runtime.cuda.cudnn_conv import Convolution
 from edgeadapt.runtime.cuda.cudnn_measure import LEAST_GAIN, measure
 from edgeadapt.runtime.cuda.cudnn_plans import Cudnn, CudnnError, open_cudnn
 from edgeadapt.runtime.cuda.device import DeviceInfo
+from edgeadapt.runtime.plan.ir import Program
 from support.convolutions import image, plain, weight_grad
 from support.fake_cudnn import FakeCudnn
 from support.host_device import ORIN, HostDevice
+from support.programs import Builder
 
 
 @pytest.fixture
@@ -216,6 +219,59 @@ def test_a_folder_that_cannot_be_written_costs_only_time(cudnn: Cudnn, tmp_path:
         with pytest.warns(CacheWarning):
             assert made.plan(plain()) is not None
         assert len(asked) == 1
+
+
+def two_sizes() -> Program:
+    """A small convolution, then the same one twice on more pixels."""
+    b = Builder()
+    for number, size in enumerate(((4, 4), (8, 8), (8, 8))):
+        b.tensor(f"w{number}", (8, 8, 3, 3), storage="weights")
+        for name in ("x", "y"):
+            b.tensor(f"{name}{number}", (1, 8, *size))
+        b.conv(f"x{number}", f"w{number}", f"y{number}", {}, slope=None, out_channels=(0, 8))
+    found = b.program("y0", "y1", "y2")
+    tensors = {
+        name: replace(tensor, channels_last=tensor.storage == "arena")
+        for name, tensor in found.tensors.items()
+    }
+    return replace(found, tensors=tensors)
+
+
+def test_when_time_is_over_the_largest_are_measured_and_the_next_process_goes_on(
+    cudnn: Cudnn, tmp_path: Path
+) -> None:
+    made, asked = engines(cudnn, tmp_path)
+    made.seconds = 1e-9
+    with pytest.warns(UnmeasuredWarning, match="1 of 2 convolutions stay with own kernels"):
+        chosen = made.choose(two_sizes())
+    assert [what.image("x").shape[2:] for what in asked] == [(8, 8)]
+    assert ["algorithm" in op.attributes for op in chosen] == [False, True, True]
+    made, asked = engines(cudnn, tmp_path)
+    assert all("algorithm" in op.attributes for op in made.choose(two_sizes()))
+    assert [what.image("x").shape[2:] for what in asked] == [(4, 4)]
+
+
+def test_what_is_remembered_takes_no_time(cudnn: Cudnn, tmp_path: Path) -> None:
+    engines(cudnn, tmp_path)[0].choose(two_sizes())
+    made, asked = engines(cudnn, tmp_path)
+    made.seconds = 0.0
+    assert all("algorithm" in op.attributes for op in made.choose(two_sizes()))
+    assert not asked
+
+
+@pytest.mark.parametrize("text", ["", "long", "-1", "nan", "inf"])
+def test_what_is_no_time_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("EDGEADAPT_CUDNN_SECONDS", text)
+    with pytest.raises(ConfigError, match="must be a number of seconds"):
+        open_engines(HostDevice())
+
+
+@pytest.mark.usefixtures("fake_cudnn")
+def test_seconds_are_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEADAPT_CUDNN_SECONDS", "7.5")
+    found = open_engines(HostDevice())
+    assert found is not None
+    assert found.seconds == 7.5
 
 
 def test_the_rule_wants_tensor_cores_and_channels(cudnn: Cudnn, tmp_path: Path) -> None:
