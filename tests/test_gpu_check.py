@@ -31,8 +31,8 @@ def test_its_stages_are_printed_and_nothing_is_done(tmp_path):
         "install",
         "smoke",
         "tests",
-        "sanitizer",
         "bench",
+        "sanitizer",
     ]
     assert not (tmp_path / "results").exists()
     source = SCRIPT.read_text(encoding="utf-8")

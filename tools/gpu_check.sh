@@ -15,7 +15,8 @@
 #   --python PYTHON          python3 unless given; its packages are used where they will do
 #   --dry-run                print the stages
 #
-# A stage that fails or runs out of time does not stop the next. Ends with 0 if all passed, else 1.
+# A stage that fails or runs out of time does not stop the next, and what it has found by then is
+# in RESULTS. Ends with 0 if all passed, else 1.
 # $EDGEADAPT_COMMIT names the commit where a copy of the tree has no history.
 set -uo pipefail
 
@@ -23,8 +24,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SELF=$ROOT/tools/gpu_check.sh
 export ROOT SELF
 
-# name:percent of the time
-STAGES="machine:2 environment:12 pycuda:20 install:22 smoke:6 tests:34 sanitizer:14 bench:100"
+# name:percent of the time, of which the next may have what one leaves. What says most comes first.
+STAGES="machine:2 environment:10 pycuda:16 install:24 smoke:6 tests:18 bench:12 sanitizer:12"
 
 die() {
   echo "gpu_check: $*" >&2
@@ -223,35 +224,53 @@ stage_smoke() {
   python_here "$ROOT/tools/gpu_smoke.py" fp32 tf32 fp16 bf16
 }
 
-# One process a file: a GPU that one test loses is lost to its process only.
+# One process a file: a GPU that one test loses is lost to its process only. The time ends for each
+# of them before it does for the stage, so that there is something to put together.
 stage_tests() {
   mkdir -p "$WORK/xml" "$WORK/tests" && rm -f "$WORK"/xml/* "$WORK"/tests/*
+  TESTS_END=$(($(date +%s) + STAGE_SECONDS - 12)) && export TESTS_END
   (cd "$ROOT" && printf '%s\n' tests/runtime/cuda/test_*gpu*.py tests/kernels/cuda/test_*.py |
     grep -v -e test_host -e test_mirror -e test_fatbin -e test_library |
     xargs -P 6 -n 1 "$BASH" "$SELF" --run-test)
-  grep -hE "^(FAILED|ERROR)|[0-9]+ (passed|failed|error)" "$WORK"/tests/*.log | cut -c 1-300
+  grep -hE "^(FAILED|ERROR)|[0-9]+ (passed|failed|error)|no time" "$WORK"/tests/*.log | cut -c 1-300
   python_here "$ROOT/tools/gpu_results.py" "$RESULTS/tests.xml" "$WORK"/xml
 }
 
 run_test() {
-  local name
+  local name left=$((TESTS_END - $(date +%s))) code
   name=$(echo "${1%.py}" | tr / .)
-  (cd "$ROOT" && python_here -m pytest "$1" -q -m gpu --require-gpu -p no:cacheprovider -W default \
-    --tb=short --junitxml="$WORK/xml/$name.xml") >"$WORK/tests/$name.log" 2>&1
-  [ $? -ne 5 ] || rm -f "$WORK/xml/$name.xml" # no tests there
+  if [ "$left" -lt 3 ]; then
+    echo "there was no time for $1" >"$WORK/tests/$name.log"
+    : >"$WORK/xml/$name.xml" # which counts as an error
+    return 0
+  fi
+  # As Ctrl-C does, after which pytest still writes what it knows.
+  (cd "$ROOT" && PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 timeout -s INT -k 6 "$left" "$VENV/bin/python" \
+    -m pytest "$1" -q -m gpu --require-gpu -p no:cacheprovider -W default --tb=short \
+    --junitxml="$WORK/xml/$name.xml") >"$WORK/tests/$name.log" 2>&1
+  code=$?
+  [ $code -ne 5 ] || rm -f "$WORK/xml/$name.xml" # no tests there
+  if [ $code -eq 124 ] || [ $code -eq 137 ] || [ $code -ge 128 ]; then
+    echo "ended with $code: no time was left, or a crash" >>"$WORK/tests/$name.log"
+    : >"$WORK/xml/$name.late.xml"
+  fi
   return 0 # the verdict is in the XML, and xargs goes on
 }
 
 stage_sanitizer() {
-  local tool checker found=0
+  local tool checker found=0 code left end=$(($(date +%s) + STAGE_SECONDS - 5))
+  echo "tool,exit" >"$RESULTS/sanitizer.csv"
   checker=$(command -v compute-sanitizer || ls "$(toolkit)"/bin/compute-sanitizer 2>/dev/null)
   [ -n "$checker" ] || { echo "skipped: there is no compute-sanitizer." && return 77; }
   for tool in memcheck racecheck; do
-    timeout -k 5 "$((STAGE_SECONDS / 2))" "$checker" --tool "$tool" --error-exitcode 66 \
+    left=$((end - $(date +%s)))
+    [ "$tool" = racecheck ] || left=$((left / 2)) # what memcheck leaves, racecheck has
+    timeout -k 3 "$left" "$checker" --tool "$tool" --error-exitcode 66 --print-limit 20 \
       env PYTHONSAFEPATH=1 "$VENV/bin/python" "$ROOT/tools/gpu_smoke.py" --small fp32 fp16 >"$WORK/$tool.log" 2>&1
-    local code=$?
+    code=$?
     tail -n 25 "$WORK/$tool.log"
     echo "$tool ended with $code"
+    echo "$tool,$code" >>"$RESULTS/sanitizer.csv"
     if grep -q "Device not supported" "$WORK/$tool.log"; then
       echo "skipped: $tool does not work on this machine." && return 77
     fi
@@ -260,29 +279,35 @@ stage_sanitizer() {
   return $found
 }
 
-# Quick ones first. The compiler's take minutes each, so each is a call of its own.
+# A call for each row or two of PyTorch's, so that what was measured stays when time runs out: ours
+# first, then what ours is held to. The compiler's take minutes each and come last.
 stage_bench() {
-  local bundle code=0 list=$BUNDLES
+  local bundle code=0 list=$BUNDLES ways
   if [ -z "$list" ] && [ -n "$WHEELS" ]; then list=$(ls -d "$WHEELS"/*.bundle 2>/dev/null); fi
   if [ -z "$list" ]; then
     bundles "$WORK" "$VENV/bin/python" && list=$(ls -d "$WORK"/*.bundle 2>/dev/null)
   fi
   [ -n "$list" ] || list=default
-  for bundle in $list; do measure "$bundle" || code=1; done
-  local half
-  for half in " fp16" "" " bf16"; do
-    for bundle in $list; do
-      measure "$bundle" --way "torch compile channels-last$half" --way "torch" || code=1
-    done
-  done
+  while read -r ways; do
+    for bundle in $list; do measure "$bundle" "$ways" || code=1; done
+  done <<'WAYS'
+torch
+torch|torch graph channels-last fp16
+torch|torch compile channels-last fp16
+torch|torch channels-last|torch channels-last fp16|torch graph channels-last
+torch|torch compile channels-last
+torch|torch channels-last bf16|torch graph channels-last bf16|torch graph
+torch|torch compile channels-last bf16
+WAYS
   return $code
 }
 
-measure() {
-  local bundle=$1
-  shift
+measure() { # BUNDLE "way|way"
+  local bundle=$1 way arguments=()
+  while read -r way; do arguments+=(--way "$way"); done < <(echo "$2" | tr '|' '\n')
+  echo "== $bundle: $2"
   python_here -m edgeadapt bench peers "$bundle" --device cuda --size "$SIZE" --repeats 7 \
-    -o "$RESULTS/peers.csv" "$@"
+    -o "$RESULTS/peers.csv" "${arguments[@]}" </dev/null
 }
 
 # --- all of it ----------------------------------------------------------------------------------
@@ -308,6 +333,7 @@ check() {
         >"$WORK/$name.log" 2>&1 </dev/null
       code=$?
       tail -n 12 "$WORK/$name.log" | cut -c 1-200
+      collect # at once: whoever stops all of this finds it
     fi
     case $code in
       0) word=passed ;;
