@@ -186,6 +186,8 @@ def test_the_trace_shows_runs_phases_and_operations() -> None:
     assert operations[0]["ts"] == pytest.approx(3.32e6)  # behind the runs
     assert operations[0]["dur"] == pytest.approx(0.3e6)  # the median run's is the third
     assert operations[0]["args"]["flops"] == 10**10
+    # The restoration's track begins where the step, of 0.5 s, has ended.
+    assert operations[2]["ts"] == pytest.approx(3.32e6 + 0.5e6)
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
