@@ -32,7 +32,7 @@ SOURCES := pyproject.toml setup.py VERSION README.md LICENSE \
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo fatbin test check check-sanitize check-aarch64 bench ablations clean
+.PHONY: help demo fatbin test check check-sanitize check-aarch64 check-profile bench ablations clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo "make check-sanitize  the kernels' tests under sanitizers: memory, undefined behaviour, threads;"
 	@echo "                     at two levels; EDGEADAPT_LEVELS=baseline,avx512 make check-sanitize: at these"
 	@echo "make check-aarch64   the kernels' tests on an emulated 64-bit Arm"
+	@echo "make check-profile   what edgeadapt profile measures against other measurements: wants a quiet machine"
 	@echo "make bench  measure speed"
 	@echo "make ablations ABLATION_DATA=DIR  train and measure every ablation (docs/quality.md)"
 	@echo "make clean  remove what the others made"
@@ -75,6 +76,10 @@ check-sanitize: .venv/tests-installed
 
 check-aarch64: .venv/tests-installed
 	.venv/bin/python tools/check_kernels.py aarch64 $(PYTEST_ARGS)
+
+# Not part of `test`: its bounds are tight, and another program would break them.
+check-profile: .venv/tests-installed
+	.venv/bin/python tools/check_profile.py
 
 bench: .venv/tests-installed
 	.venv/bin/pytest --pyargs edgeadapt.benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" -p no:xdist \
