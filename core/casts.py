@@ -11,9 +11,10 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-import onnx.version_converter
 from onnx import TensorProto
 from onnx.external_data_helper import load_external_data_for_model
+from onnx.shape_inference import InferenceError
+from onnx.version_converter import ConvertError, convert_version
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.cast_factor import Factor
@@ -37,26 +38,31 @@ def cast_model(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     engines fold where its value is known. "fp32" gives a copy with nothing changed.
 
     Raises:
-        BundleError: if the graph cannot be brought to 16 bits: it has graphs within nodes, or
-            operators whose results have no known type.
+        BundleError: if the graph cannot be brought to 16 bits: it has graphs within nodes,
+            operators whose results have no known type, or is no graph.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     if precision == "fp32":
         return result
+    _opset(result)
     try:
         result = onnx.inliner.inline_local_functions(result)
         if precision == "bf16" and _opset(result) < _BF16_OPSET:
-            result = onnx.version_converter.convert_version(result, _BF16_OPSET)
+            result = convert_version(result, _BF16_OPSET)
             result.ir_version = max(result.ir_version, _BF16_IR)
         caster = _Caster(find_facts(result), precision, _opset(result))
-    except (RuntimeError, onnx.onnx_cpp2py_export.shape_inference.InferenceError) as error:
+    except (RuntimeError, ConvertError, InferenceError) as error:
         raise BundleError(
             f"the graph cannot be brought to {precision} ({one_line(error)}).", "use fp32."
         ) from error
     nodes = caster.cast(result.graph)
     del result.graph.node[:], result.graph.value_info[:]
     result.graph.node.extend(nodes)
+    domains = {"", "ai.onnx"} | {node.domain for node in nodes}
+    imports = [one for one in result.opset_import if one.domain in domains]
+    del result.opset_import[:]  # that of the functions
+    result.opset_import.extend(imports)
     return result
 
 
@@ -88,7 +94,13 @@ def save_graph(model: onnx.ModelProto, file: Path) -> None:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    found = [one.version for one in model.opset_import if one.domain in ("", "ai.onnx")]
+    if len(found) != 1:
+        raise BundleError(
+            f"the graph names {len(found)} versions of ONNX's operators, not one.",
+            "export the bundle again.",
+        )
+    return found[0]
 
 
 class _Caster:

@@ -290,11 +290,17 @@ def test_gradients_that_are_all_zero_stay_so() -> None:
         # A bias is added to the gradient, and has no factor.
         "c = Constant<value_ints=[1]>() k = ReduceSum<keepdims=1>(first, c) "
         "flat = Constant<value_ints=[-1]>() b = Reshape(k, flat) "
-        "m = Mul(b, factor) g_f2 = Conv<group=4>(g_f, k, m)",
+        "g_f2 = Conv<group=4>(g_f, k, b)",
     ],
 )
 def test_what_is_not_linear_in_a_gradient_does_not_see_the_factor(gradient: str) -> None:
     assert gradient_error(backward(gradient), 1.0) < 4e-3
+
+
+def test_an_activation_that_only_the_backward_pass_reads_has_no_factor() -> None:
+    """As large as an image, it would leave the gradients none."""
+    turned = "t = Transpose<perm=[0,1,3,2]>(image) k = ReduceMax<keepdims=0>(t) c = Conv(t, first) s = Tanh(c) g_f2 = Mul(g_f, s)"
+    assert gradient_error(backward(turned), 1e-2) < 2.0**-8
 
 
 @pytest.mark.parametrize(

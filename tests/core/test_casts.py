@@ -68,6 +68,9 @@ def test_what_goes_in_and_out_is_the_same(
     assert before.SerializeToString() == copy
     assert not after.functions
     check_no_pointless_casts(after)  # also checks that every operator's types agree
+    names = [node.name for node in after.graph.node]
+    assert after.ir_version >= onnx.helper.find_min_ir_version_for(after.opset_import)
+    assert len(set(names)) == len(names)  # engines and their profiles know nodes by them
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -114,14 +117,15 @@ def test_nothing_is_left_outside(default: Bundle, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["half.onnx"]
 
 
-def test_weights_outside_are_left_where_they_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_outside_are_left_where_they_are(tmp_path: Path, precision: Precision) -> None:
     bundle = open_bundle(write_tiny_bundle(tmp_path / "x.bundle"))
-    model = cast_model(read_graph(bundle.path / "restore.onnx"), "fp16")
+    model = cast_model(read_graph(bundle.path / "restore.onnx"), precision)
     locations = [t.external_data[0].value for t in model.graph.initializer if t.external_data]
     assert locations == [WEIGHTS, WEIGHTS]
     save_graph(model, bundle.path / "half.onnx")
     image = np.random.default_rng(0).uniform(-1, 1, (1, 3, 8, 12)).astype(np.float32)
-    complete = cast_graph(bundle, "restore.onnx", "fp16")
+    complete = cast_graph(bundle, "restore.onnx", precision)
     found = run(rounded(onnx.load(bundle.path / "half.onnx")), {"image": image})
     np.testing.assert_array_equal(
         found["restored"], run(rounded(complete), {"image": image})["restored"]
@@ -133,6 +137,49 @@ def test_fp32_changes_nothing(default: Bundle) -> None:
     same = cast_model(model, "fp32")
     assert same == model
     assert same is not model
+
+
+def test_an_operator_without_16_bits_in_the_standard_stays_in_float32() -> None:
+    model = onnx.parser.parse_model(
+        f"""<{HEAD}> g (float[1,3,8,8] image, float[2,3,1,1] weight) => (float[1,2,8,8] y) {{
+            f = Conv(image, weight)
+            length = Constant<value_ints=[8]>()
+            back = ReverseSequence<batch_axis=0, time_axis=2>(f, length)
+            y = Tanh(back)
+        }}"""
+    )
+    kinds = types(cast_model(model, "bf16"))  # fails where types do not agree
+    assert kinds["f.bf16"] == TensorProto.BFLOAT16
+    assert "back.bf16" not in kinds  # no release of ONNX has it in bfloat16
+    assert "back.fp16" in types(cast_model(model, "fp16"))
+
+
+def test_an_output_that_is_also_read_in_16_bits_is_not_rounded() -> None:
+    model = onnx.parser.parse_model(
+        f"""<{HEAD}> g (float[1,3,8,8] image, float[2,3,1,1] weight)
+            => (float[1,3,8,8] turned, float[1,2,8,8] y) {{
+            turned = Transpose<perm=[0,1,3,2]>(image)
+            y = Conv(turned, weight)
+        }}"""
+    )
+    rng = np.random.default_rng(0)
+    feeds = {
+        "image": rng.uniform(-1, 1, (1, 3, 8, 8)).astype(np.float32),
+        "weight": rng.uniform(-1, 1, (2, 3, 1, 1)).astype(np.float32),
+    }
+    found = run(rounded(cast_model(model, "fp16")), feeds)
+    np.testing.assert_array_equal(found["turned"], feeds["image"].transpose(0, 1, 3, 2))
+
+
+def test_what_is_no_graph_is_refused() -> None:
+    with pytest.raises(BundleError, match="names 0 versions of ONNX's operators"):
+        cast_model(onnx.ModelProto(), "fp16")
+    old = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 8]> g (float[1,3,8,8] image) => (float[1,3,4,4] y)
+        { y = MaxUnpool<kernel_shape=[2,2]>(image) }"""
+    )
+    with pytest.raises(BundleError, match=r"cannot be brought to bf16 .*MaxUnpool"):
+        cast_model(old, "bf16")
 
 
 @pytest.mark.parametrize("graph", ["restore.onnx", "adapt.all.onnx"])
