@@ -299,7 +299,10 @@ def test_what_is_not_linear_in_a_gradient_does_not_see_the_factor(gradient: str)
 
 def test_an_activation_that_only_the_backward_pass_reads_has_no_factor() -> None:
     """As large as an image, it would leave the gradients none."""
-    turned = "t = Transpose<perm=[0,1,3,2]>(image) k = ReduceMax<keepdims=0>(t) c = Conv(t, first) s = Tanh(c) g_f2 = Mul(g_f, s)"
+    turned = (
+        "t = Transpose<perm=[0,1,3,2]>(image) k = ReduceMax<keepdims=0>(t) c = Conv(t, first) "
+        "s = Tanh(c) g_f2 = Mul(g_f, s)"
+    )
     assert gradient_error(backward(turned), 1e-2) < 2.0**-8
 
 
