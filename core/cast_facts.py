@@ -26,7 +26,6 @@ class Facts:
     varying: frozenset[str]  # depend on the image or its size; all others on parameters alone
     gradients: frozenset[str]  # only gradients of parameters follow, and it is no moved activation
     rounded: frozenset[str]  # everything that follows reads it in 16 bits
-    outputs: frozenset[str]
 
 
 def find_facts(model: onnx.ModelProto) -> Facts:
@@ -51,7 +50,6 @@ def find_facts(model: onnx.ModelProto) -> Facts:
         varying=varying,
         gradients=_gradients(model, nodes, varying, floats),
         rounded=_rounded(model, nodes, varying, floats),
-        outputs=frozenset(value.name for value in model.graph.output),
     )
 
 

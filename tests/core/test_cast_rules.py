@@ -242,8 +242,9 @@ def backward_feeds(scale: float) -> dict[str, np.ndarray]:
     }
 
 
-def gradient_error(model: onnx.ModelProto, scale: float) -> float:
+def gradient_error(model: onnx.ModelProto, scale: float, brighter: float = 0.0) -> float:
     feeds = backward_feeds(scale)
+    feeds["image"] += np.float32(brighter)
     expected, actual = run(model, feeds), run(rounded(cast_model(model, "fp16")), feeds)
     found = [
         np.linalg.norm(actual[name] - expected[name]) / np.linalg.norm(expected[name])
@@ -265,6 +266,15 @@ def test_gradients_of_any_size_keep_their_bits(scale: float) -> None:
 def test_without_the_factor_they_are_lost(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeadapt.cast_factor._needs_factor", lambda precision: False)
     assert gradient_error(backward(), scale) > 2.0**-7
+
+
+def test_gradients_that_are_all_negative_are_as_large() -> None:
+    model = backward()
+    model.graph.node[3].input[:] = ["y", "far"]  # the error, from 50 times the image
+    model.graph.node.insert(0, onnx.helper.make_node("Mul", ["image", "fifty"], ["far"]))
+    fifty = onnx.numpy_helper.from_array(np.array(50, np.float32), "fifty")
+    model.graph.initializer.append(fifty)
+    assert gradient_error(model, 1e-2, brighter=2.0) < 2.0**-10
 
 
 def test_gradients_that_are_all_zero_stay_so() -> None:

@@ -154,6 +154,22 @@ def test_an_operator_without_16_bits_in_the_standard_stays_in_float32() -> None:
     assert "back.fp16" in types(cast_model(model, "fp16"))
 
 
+def test_an_operator_of_another_domain_is_left_alone_whatever_its_name() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18, "elsewhere" : 1]>
+            g (float[1,3,8,8] image, float[3,3,1,1] weight) => (float[1,3,8,8] y)
+            <float[1,3,8,8] turned, float[1,3,8,8] theirs> {
+            turned = Transpose<perm=[0,1,3,2]>(image)
+            theirs = elsewhere.Conv(turned, weight)
+            y = Conv(theirs, weight)
+        }"""
+    )
+    nodes = {node.op_type: node for node in cast_model(model, "fp16").graph.node}
+    assert list(nodes["Transpose"].output) == ["turned"]
+    (theirs,) = (n for n in cast_model(model, "fp16").graph.node if n.domain == "elsewhere")
+    assert list(theirs.input) == ["turned", "weight"]
+
+
 def test_an_output_that_is_also_read_in_16_bits_is_not_rounded() -> None:
     model = onnx.parser.parse_model(
         f"""<{HEAD}> g (float[1,3,8,8] image, float[2,3,1,1] weight)
