@@ -9,12 +9,23 @@ from PIL import Image
 
 from edgeadapt.cli import main
 from edgeadapt.errors import BackendError
+from edgeadapt.runtime.cuda_backend import CudaBackend
 from edgeadapt.runtime.profile.parts import GROUPS
 from edgeadapt.runtime.profile.session_profile import Request
+from support.host_device import HostDevice
+from support.profiles import PEAKS
 
 QUICK = ("--size", "34x21", "--duration", "0", "--warmUp", "0", "--iterations", "3",
          "--repetitions", "3")  # fmt: skip
 Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def known_peaks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring them takes a second: once is enough."""
+    if request.function is not test_the_summary_and_the_operations_are_printed:
+        module = "edgeadapt.runtime.profile.session_profile"
+        monkeypatch.setattr(f"{module}.measure_peaks", lambda threads: PEAKS)
 
 
 def profile(tiny: Path, *arguments: object) -> int:
@@ -159,6 +170,34 @@ def test_an_engine_whose_times_are_not_known_gives_the_summary_and_the_reason(
     text = capsys.readouterr().out
     assert "=== Performance summary ===" in text
     assert "No operations: it ran in another order. Hint: profile another." in text
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend cuda on a device that the host imitates."""
+
+    def opened(name: str, *arguments: Any) -> CudaBackend:
+        assert name == "cuda"
+        return CudaBackend(*arguments, device=HostDevice())
+
+    monkeypatch.setattr("edgeadapt.runtime.session.open_backend", opened)
+    monkeypatch.setattr("edgeadapt.runtime.profile.measure.open_backend", opened)
+
+
+def test_on_a_gpu_there_are_transfers_and_rates_and_no_roofline(
+    on_host: None, tiny: Path, tmp_path: Path, capsys: Output
+) -> None:
+    export = tmp_path / "profile_gpu.json"
+    assert profile(tiny, "--backend", "cuda", "--steps", 2, "--export", export) == 0
+    text = capsys.readouterr().out
+    for words in ("Enqueue Time: min", "H2D Latency: min", "GPU Compute Time: min", "D2H Latency"):
+        assert words in text
+    assert text.count("No roofline: the peaks of this device have not been measured") == 2
+    layers = json.loads((tmp_path / "layers_gpu.json").read_text())
+    assert any(layer["LayerType"] == "conv" and layer["Inputs"] for layer in layers)
+    assert profile(tiny, "--backend", "cuda", "--steps", 1, "--plot", tmp_path / "x.png") == 2
+    assert "the peaks of this device are not known" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_a_prediction_runs_nothing(
