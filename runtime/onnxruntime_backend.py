@@ -32,19 +32,30 @@ onnxruntime.set_default_logger_severity(_QUIET)
 
 
 class OnnxRuntimeBackend(HostBackend):
-    """See `edgeadapt.runtime.backend.Backend`. A graph is opened when it is first asked for."""
+    """See `edgeadapt.runtime.backend.Backend`. A graph is opened when it is first asked for.
+
+    Args:
+        stream: on a GPU, the address of a CUDA stream of the caller's, which outlives the backend
+            and on which everything is enqueued; 0: one of the library's.
+    """
 
     kind: Kind = "cpu"
 
     def __init__(
-        self, bundle: Bundle, weights: F32, gradients: F32, options: EngineOptions
+        self,
+        bundle: Bundle,
+        weights: F32,
+        gradients: F32,
+        options: EngineOptions,
+        *,
+        stream: int = 0,
     ) -> None:
         if options.memory_budget is not None:
             raise BackendError(
                 "ONNX Runtime cannot keep to a memory budget.",
                 "leave it out, or use the backend native.",
             )
-        self._asked = ask(self.kind, options.precision, bundle, onnxruntime)
+        self._asked = ask(self.kind, options.precision, bundle, onnxruntime, stream)
         self._bundle = bundle
         self._threads = options.threads
         self._options = _session_options(options.threads)

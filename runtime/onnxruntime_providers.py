@@ -99,9 +99,7 @@ class Asked:
         return {"has_user_compute_stream": "1", "user_compute_stream": str(self.stream)}
 
 
-def ask(
-    kind: Kind, precision: Precision, bundle: Bundle, library: Any, system: System | None = None
-) -> Asked:
+def ask(kind: Kind, precision: Precision, bundle: Bundle, library: Any, stream: int = 0) -> Asked:
     """What to open ``library``, the module onnxruntime, with, after finding that it can run.
 
     Raises:
@@ -111,10 +109,10 @@ def ask(
     if kind == "cpu":
         _check_cpu(precision)
         return Asked(kind, precision)
-    target = _check_gpu(kind, library, system or System())
+    target = _check_gpu(kind, library, System())
     cache = _cache(bundle, precision, library, target) if kind == "tensorrt" else ""
     graph = os.environ.get("EDGEADAPT_ORT_CUDA_GRAPH", "0") not in ("", "0")
-    return Asked(kind, precision, cache, cuda_graph=graph)
+    return Asked(kind, precision, cache, stream, graph)
 
 
 def check_opened(session: Any, kind: Kind) -> None:

@@ -214,8 +214,13 @@ def test_a_cuda_graph_is_asked_for_once_for_each_way_and_frame(
     assert len(set(numbers)) == 3
 
 
-def test_what_a_caller_may_ask_of_both() -> None:
-    cuda = dict(Asked("cuda", "fp16", stream=0x7F00).providers())["CUDAExecutionProvider"]
+def test_what_a_caller_may_ask_of_both(tiny: Path, machine: Machine) -> None:
+    library, opened, options = machine(), Opened(tiny), EngineOptions(1)
+    streamed = OnnxRuntimeCudaBackend(
+        opened.bundle, opened.weights, opened.gradients, options, stream=0x7F00
+    )
+    streamed.loss(frame())
+    cuda = options_of(library)["CUDAExecutionProvider"]
     assert cuda["user_compute_stream"] == "32512"
     assert cuda["has_user_compute_stream"] == "1"
     asked = Asked("tensorrt", "fp16", "/cache", stream=5, cuda_graph=True)
