@@ -296,24 +296,43 @@ INFOS = st.builds(
     st.sampled_from([(8, 7), (9, 0)]),
     st.just(8 << 30),
     st.integers(1, 3),
-    unified=st.booleans(),
+    unified=st.just(False),
     driver=st.tuples(st.integers(12, 13), st.integers(0, 1)),
 )
 WHATS = st.sampled_from([plain(), plain("f16"), weight_grad(), weight_grad(bias_of="x")])
-KEYS = st.builds(
-    cache_key, INFOS, st.sampled_from(["9.1", "9.28"]), st.sampled_from(["measure", "rule"]), WHATS
+CIRCUMSTANCES = st.tuples(
+    INFOS, st.sampled_from(["9.1", "9.28"]), st.sampled_from(["measure", "rule"]), WHATS
 )
 
 
-@given(CHOICES, KEYS, KEYS)
-def test_what_is_kept_is_read_again_under_its_own_key_only(
-    choice: Choice, key: dict[str, str], other: dict[str, str]
+@given(CHOICES, CIRCUMSTANCES, CIRCUMSTANCES)
+def test_what_is_kept_is_read_again_in_the_same_circumstances_only(
+    choice: Choice, now: Any, later: Any
 ) -> None:
+    key, other = cache_key(*now), cache_key(*later)
     with tempfile.TemporaryDirectory() as name:
         keep_choice(Path(name), key, choice)
         assert read_choice(Path(name), key) == choice
-        assert (read_choice(Path(name), other) == choice) == (key == other)
+        assert (read_choice(Path(name), other) == choice) == (now == later)
         assert len(list(Path(name).iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (replace(ORIN, name="another"), "9.28", "measure", plain()),
+        (replace(ORIN, architecture=(9, 0)), "9.28", "measure", plain()),
+        (replace(ORIN, multiprocessors=8), "9.28", "measure", plain()),
+        (replace(ORIN, driver=(12, 9)), "9.28", "measure", plain()),
+        (replace(ORIN, libraries=(("nvrtc", "13.1"),)), "9.28", "measure", plain()),
+        (ORIN, "9.27", "measure", plain()),
+        (ORIN, "9.28", "rule", plain()),
+        (ORIN, "9.28", "measure", plain(slope=0.1)),
+        (ORIN, "9.28", "measure", weight_grad()),
+    ],
+)
+def test_each_circumstance_alone_is_another(changed: Any) -> None:
+    assert cache_key(*changed) != cache_key(ORIN, "9.28", "measure", plain())
 
 
 @given(CHOICES, st.data())
