@@ -169,12 +169,17 @@ def profile(
         repetitions=repetitions,
         operations=not no_operations,
     )
+    targets = Targets(export, times, trace, plot)
+    if check and predict != THIS:
+        given = f"--predict {predict}" if predict else "nothing predicted"
+        raise ConfigError(
+            f"--check holds a prediction to this machine, got {given}.",
+            "say --predict this, or leave --check out.",
+        )
     if predict is not None:
-        if check and predict != THIS:
-            raise ConfigError(f"--check measures here, not on {predict}.", "leave it out.")
+        targets.refuse("--predict measures no operations, and has nothing for a file.")
         work = Work(opened, size, count, scope, backend, request.options)
         measure = partial(compute_seconds, request) if check else None
         print_prediction(work, predict, as_json, measure, report.console())
         return
-    targets = Targets(export, times, trace, plot)
     run_profile(request, targets, None if dump else rows, average, as_json)

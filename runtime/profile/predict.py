@@ -103,6 +103,11 @@ def predict(work: Work, device: str) -> Prediction:
 
 
 def _predict_gpu(work: Work, device: DeviceFigures) -> Prediction:
+    if work.backend not in (AUTO, "cuda"):
+        raise ConfigError(
+            f"--predict {device.key} is made of the CUDA engine's plan, not of {work.backend}'s.",
+            "leave --backend out.",
+        )
     precision = work.options.precision
     target = show.cuda_target(precision, work.options.memory_budget)
     optimizer = work.bundle.manifest.adaptation.optimizer

@@ -58,6 +58,19 @@ class Targets:
     trace: Path | None = None
     plot: Path | None = None
 
+    def refuse(self, reason: str) -> None:
+        """Raise a `ConfigError` with this reason if a file is asked for."""
+        if any((self.export, self.times, self.trace, self.plot)):
+            raise ConfigError(reason, "leave the files out.")
+
+    def check(self) -> None:
+        """Raise an `EdgeadaptError` for what could not be written, before minutes are measured."""
+        for path in (self.export, self.times, self.trace, self.plot):
+            if path is not None and not path.parent.is_dir():
+                raise ConfigError(f"{path}: there is no folder {path.parent}.", "make it first.")
+        if self.plot is not None:
+            plot.check_installed()
+
     @property
     def of_operations(self) -> bool:
         """Whether one of them says something of operations alone."""
@@ -85,8 +98,7 @@ def run_profile(
         BackendError, ConfigError, BundleError: if the request cannot be met.
         ConfigError: if a file cannot be written, or there is nothing to write to it.
     """
-    if targets.plot is not None:
-        plot.check_installed()
+    targets.check()
     found = take(request)
     if targets.of_operations and not found.analyses:
         reason = found.note.partition(". Hint: ")[0] or "--no-operations was given"
