@@ -74,8 +74,8 @@ class Evaluation(NamedTuple):
 
     loss: float
     seconds: float = 0.0  # that a step took
-    # Whether weights, gradients and the frame's result are those of this evaluation. They are in
-    # any case when the last one of an adaptation is given.
+    # Whether weights, gradients and the frame's result are those of this evaluation. Weights and
+    # result are in any case when the last one of an adaptation is given.
     settled: bool = True
 
 

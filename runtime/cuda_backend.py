@@ -196,11 +196,13 @@ class CudaBackend:
         if evaluate:
             self._launch(last)
             self._device.copy(self._losses + 4 * steps, last.memory.address("loss"), 4)
+        else:  # of an adaptation, nobody asks for them
+            self._flat.download_gradients()
         self._device.download(losses, self._losses)
-        self._flat.download_gradients()
         self._flat.download_weights()
         self._end(frame)
-        self._flat.give_gradients(scope, placed.plan.gradient_factor)
+        if not evaluate:
+            self._flat.give_gradients(scope, placed.plan.gradient_factor)
         self._flat.give_weights()
         return losses.tolist(), after.seconds_since(before)
 

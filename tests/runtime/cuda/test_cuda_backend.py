@@ -92,17 +92,17 @@ def test_all_steps_at_once_are_the_steps_one_by_one(bundle: Bundle, kind: Any) -
         assert [e.settled for e in evaluations] == [each, each, each, True]
         assert all(e.seconds > 0 for e in evaluations[:-1])
         losses = [e.loss for e in evaluations]
-        results.append((losses, opened.weights.copy(), opened.gradients.copy(), at.restored))
-    for one, other in zip(results[0], results[1], strict=True):
+        results.append((losses, opened.weights.copy(), at.restored, opened.gradients.copy()))
+    for one, other in zip(results[0][:3], results[1][:3], strict=True):
         np.testing.assert_array_equal(one, other)
-    losses, weights, gradients, restored = results[2]
+    losses, weights, restored, gradients = results[2]
     np.testing.assert_allclose(results[0][0], losses, rtol=1e-6)
     moved = weights - Opened(NativeBackend, bundle).weights
     changed = results[0][1] - Opened(NativeBackend, bundle).weights
     # A step is about as large as float32 resolves a weight a hundred times.
     assert_gradient_close(changed, moved, 2e-3 if kind is Sgd else 2e-2)
-    assert_gradient_close(results[0][2], gradients, 1e-3)
-    assert_gradient_close(restored, results[0][3], 1e-5)
+    assert_gradient_close(results[1][3], gradients, 1e-3)
+    assert_gradient_close(restored, results[0][2], 1e-5)
 
 
 @pytest.mark.parametrize("kind", [Sgd, Adam])
