@@ -144,7 +144,8 @@ class CudaBackend:
         program = self._find(frame, work)[0].plan.program
 
         def run() -> list[Event]:
-            self._marks = marks = []
+            marks: list[Event] = []
+            self._marks = marks
             try:
                 method()
             finally:
