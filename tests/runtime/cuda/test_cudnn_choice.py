@@ -321,7 +321,7 @@ def test_what_is_kept_is_read_again_in_the_same_circumstances_only(
     "changed",
     [
         (replace(ORIN, name="another"), "9.28", "measure", plain()),
-        (replace(ORIN, architecture=(9, 0)), "9.28", "measure", plain()),
+        (replace(ORIN, capability=(9, 0)), "9.28", "measure", plain()),
         (replace(ORIN, multiprocessors=8), "9.28", "measure", plain()),
         (replace(ORIN, driver=(12, 9)), "9.28", "measure", plain()),
         (replace(ORIN, libraries=(("nvrtc", "13.1"),)), "9.28", "measure", plain()),
