@@ -94,3 +94,9 @@ def test_what_is_not_known_is_a_dash():
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "op #0 100.000 8.3% - 0.10 - 0.0 -" in lines
     assert "all parts (2) 200.000 16.7% 0.000 1000.10 0.0 5.0 -" in lines
+
+
+def test_what_is_computed_twice_is_said():
+    assert "computes again" not in printed(3)
+    text = printed(3, [CONV, part("conv #1", [0.1, 0.2, 0.3], again=True)])
+    assert "200 ms of it computes again what memory had no room for" in text
