@@ -13,6 +13,7 @@ from edgeadapt.runtime.cuda.device import Device
 from edgeadapt.runtime.cuda.frame import Screen
 from edgeadapt.runtime.cuda_backend import CudaBackend
 from edgeadapt.runtime.optimizer import F32, Optimizer
+from edgeadapt.runtime.profile.cuda import LaunchProfiler
 from edgeadapt.runtime.tensorrt import cache
 from edgeadapt.runtime.tensorrt.build import Engine, Request, build_engine, engine_key, read_for
 from edgeadapt.runtime.tensorrt.engine_file import read_engine
@@ -82,6 +83,13 @@ class TensorrtBackend(CudaBackend):
         """See `CudaBackend`."""
         self._version += bool(steps)
         yield from super().adapt(scope, frame, optimizer, steps, each)
+
+    def restore_profiler(self, frame: Frame) -> LaunchProfiler:
+        """Refused: what runs within an engine is TensorRT's own, not the CUDA engine's program."""
+        raise BackendError(
+            "the backend tensorrt does not take the time of an engine's operations.",
+            "--backend cuda does; the whole restoration is timed by `edgeadapt bench peers`.",
+        )
 
     def close(self) -> None:
         """Give the device back."""

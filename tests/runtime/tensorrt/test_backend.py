@@ -197,6 +197,17 @@ def test_constant_weights_restore_and_refuse_to_adapt(bundle: Bundle, tmp_path: 
     found.engine.close()
 
 
+@pytest.mark.filterwarnings("ignore::edgeadapt.errors.EngineWarning")
+def test_steps_can_be_profiled_and_the_inside_of_an_engine_cannot(bundle: Bundle) -> None:
+    opened = Opened(bundle, Fake())
+    at = opened.engine.open_frame(*SIZE)
+    optimizer = Sgd(opened.weights, opened.gradients, flat_step_sizes(bundle, "heads", 1e-3))
+    assert opened.engine.step_profiler("heads", at, optimizer) is not None
+    with pytest.raises(BackendError, match=r"time of an engine's operations.*--backend cuda does"):
+        opened.engine.restore_profiler(at)
+    opened.engine.close()
+
+
 def test_an_engine_is_built_once_for_each_size_and_that_is_said(bundle: Bundle) -> None:
     fake = Fake()
     opened = Opened(bundle, fake)
