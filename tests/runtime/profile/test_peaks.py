@@ -29,14 +29,20 @@ def test_peaks_of_this_machine() -> None:
 
 
 def test_no_library_is_much_faster() -> None:
-    # A product of matrices in this process meets the same neighbours; the best of several each.
+    # A product of matrices in this process meets the same neighbours; who meets more of them changes
+    # from one attempt to the next.
     a, b = np.random.default_rng(0).standard_normal((2, 384, 384)).astype(np.float32)
-    reached = 0.0
-    for _ in range(20):
-        begin = perf_counter()
-        np.matmul(a, b)
-        reached = max(reached, 2 * 384**3 / (perf_counter() - begin))
-    assert measure_peaks(None, seconds=0.2).flops_per_second["fp32"] > 0.7 * reached
+    shares = []
+    for _ in range(5):
+        reached = 0.0
+        for _ in range(10):
+            begin = perf_counter()
+            np.matmul(a, b)
+            reached = max(reached, 2 * 384**3 / (perf_counter() - begin))
+        shares.append(measure_peaks(None, seconds=0.1).flops_per_second["fp32"] / reached)
+        if shares[-1] > 0.9:
+            return
+    pytest.fail(f"matrices are multiplied faster than the peak: {shares}")
 
 
 def test_without_a_library_nothing_is_measured(
