@@ -11,6 +11,7 @@ import pytest
 from edgeadapt.errors import BackendError
 from edgeadapt.kernels import library
 from edgeadapt.kernels.library import LANES, open_library
+from edgeadapt.runtime.backend import usable_cores
 from edgeadapt.runtime.profile.peaks import measure_peaks
 
 
@@ -28,21 +29,16 @@ def test_peaks_of_this_machine() -> None:
     assert level in found.how
 
 
-def test_no_library_is_much_faster() -> None:
-    # A product of matrices in this process meets the same neighbours; who meets more of them changes
-    # from one attempt to the next.
+def test_no_library_is_faster() -> None:
+    # One thread's peak for each core, because two threads are rarely left alone at the same time on
+    # a machine that is busy. The best product of matrices is 80 to 90 % of that.
     a, b = np.random.default_rng(0).standard_normal((2, 384, 384)).astype(np.float32)
-    shares = []
-    for _ in range(5):
-        reached = 0.0
-        for _ in range(10):
-            begin = perf_counter()
-            np.matmul(a, b)
-            reached = max(reached, 2 * 384**3 / (perf_counter() - begin))
-        shares.append(measure_peaks(None, seconds=0.1).flops_per_second["fp32"] / reached)
-        if shares[-1] > 0.9:
-            return
-    pytest.fail(f"matrices are multiplied faster than the peak: {shares}")
+    reached = 0.0
+    for _ in range(20):
+        begin = perf_counter()
+        np.matmul(a, b)
+        reached = max(reached, 2 * 384**3 / (perf_counter() - begin))
+    assert usable_cores() * measure_peaks(1, seconds=0.2).flops_per_second["fp32"] > 0.95 * reached
 
 
 def test_without_a_library_nothing_is_measured(
