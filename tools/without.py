@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-MISSING = ("lightning_fabric", "matplotlib", "skimage", "torch")
+MISSING = ("lightning_fabric", "matplotlib", "torch")
 
 
 class Refuse:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from edgeadapt.errors import one_line
 from edgeadapt.runtime.doctor import (
+    checks_access,
     checks_engines,
     checks_libraries,
     checks_machine,
@@ -21,11 +22,16 @@ Check = Callable[[Machine], Iterator[Finding]]
 CHECKS: tuple[Check, ...] = (
     checks_versions.check_python,
     checks_versions.check_jetpack,
+    checks_access.check_releases,
     checks_versions.check_driver,
+    checks_access.check_device_files,
     checks_versions.check_cuda,
     checks_versions.check_cudnn,
     checks_versions.check_tensorrt,
+    checks_access.check_bindings,
+    checks_access.check_rtx,
     checks_versions.check_onnxruntime,
+    checks_access.check_providers,
     checks_libraries.check_code,
     checks_libraries.check_kernels,
     checks_engines.check_cuda_engine,

@@ -196,7 +196,7 @@ def check_tensorrt(machine: Machine) -> Iterator[Finding]:
         )
         return
     if not libraries:
-        yield ok("tensorrt", "no TensorRT; nothing needs it")
+        yield ok("tensorrt", "no TensorRT; only --backend tensorrt needs it")
         return
     texts = ", ".join(version_text(one.version) for one in libraries)
     yield ok("tensorrt", f"TensorRT {texts}")

@@ -25,7 +25,7 @@ class Kind:
     """A library that may be installed, as one file or as several."""
 
     name: str
-    patterns: tuple[str, ...]  # file names, in the folders of `_folders`
+    patterns: tuple[str, ...]  # file names, in the folders of `loader_folders`
     inside: tuple[str, ...] = ()  # the same below a folder of Python packages
 
 
@@ -68,7 +68,7 @@ def find_libraries(system: System, kind: str) -> list[Installed]:
 
 
 def _candidates(system: System, kind: Kind) -> Iterator[tuple[Path, bool]]:
-    for folder in _folders(system):
+    for folder in loader_folders(system):
         for pattern in kind.patterns:
             yield from ((path, False) for path in sorted(folder.glob(pattern)))
     for site in dict.fromkeys(system.site):
@@ -76,7 +76,7 @@ def _candidates(system: System, kind: Kind) -> Iterator[tuple[Path, bool]]:
             yield from ((path, True) for path in sorted(site.glob(pattern)))
 
 
-def _folders(system: System) -> list[Path]:
+def loader_folders(system: System) -> list[Path]:
     """Where the loader of this system finds libraries."""
     given = [system.path(text) for text in
              system.environ.get("LD_LIBRARY_PATH", "").split(":") if text]  # fmt: skip

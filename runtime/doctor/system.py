@@ -83,6 +83,10 @@ class System:
                 continue
         return found
 
+    def may_open(self, path: Path) -> bool:
+        """Whether this user may read and write a file; a file that is gone may."""
+        return os.access(path, os.R_OK | os.W_OK) or not path.exists()
+
     def start(self, commands: Sequence[Command]) -> None:
         """Run commands in the background; `said` waits for them."""
         waiting = [command for command in commands if command not in self._said]
