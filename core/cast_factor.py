@@ -18,7 +18,6 @@ from edgeadapt.cast_facts import Facts
 from edgeadapt.cast_rules import BILINEAR, LINEAR
 
 _SMALLEST = 2.0**-100  # of a factor's reciprocal: of gradients that are all 0, any will do
-_FACTOR, _RECIPROCAL = "gradient.factor", "gradient.factor.reciprocal"
 
 
 class Factor:
@@ -31,6 +30,9 @@ class Factor:
         self._with: set[str] = set()  # of those, the ones that have the factor
         self._after: set[str] = set()  # values of either type that were computed from such
         self._starts: list[str] = []
+        self._factor, self._reciprocal, self._smallest = (
+            facts.fresh(f"gradient.{name}") for name in ("factor", "reciprocal", "smallest")
+        )
 
     def allows(self, node: onnx.NodeProto, inputs: list[str]) -> bool:
         """Whether a node may compute in 16 bits: all parts of its result would have the factor, or
@@ -53,15 +55,17 @@ class Factor:
             return name
         if name not in self._after:
             self._starts.append(name)
-        nodes.append(helper.make_node("Mul", [name, _FACTOR], [f"{name}.times"]))
-        return f"{name}.times"
+        multiple = self._facts.fresh(f"{name}.times")
+        nodes.append(helper.make_node("Mul", [name, self._factor], [multiple]))
+        return multiple
 
     def divide(self, name: str, nodes: list[onnx.NodeProto]) -> str:
         """What to call the float32 copy of a 16-bit value, from which the value is made here."""
         if name not in self._with:
             return name
-        nodes.append(helper.make_node("Mul", [f"{name}.times", _RECIPROCAL], [name]))
-        return f"{name}.times"
+        multiple = self._facts.fresh(f"{name}.times")
+        nodes.append(helper.make_node("Mul", [multiple, self._reciprocal], [name]))
+        return multiple
 
     def insert(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The nodes in an order in which each follows what it reads, with those of the factor."""
@@ -69,14 +73,15 @@ class Factor:
 
     def _find(self) -> Iterator[onnx.NodeProto]:
         smallest = helper.make_tensor("", TensorProto.FLOAT, [], [_SMALLEST])
-        yield helper.make_node("Constant", [], [f"{_FACTOR}.smallest"], value=smallest)
-        largest = []
+        yield helper.make_node("Constant", [], [self._smallest], value=smallest)
+        found = [self._smallest]
         for name in self._starts:
-            yield helper.make_node("Abs", [name], [f"{name}.size"])
-            yield helper.make_node("ReduceMax", [f"{name}.size"], [f"{name}.largest"], keepdims=0)
-            largest.append(f"{name}.largest")
-        yield helper.make_node("Max", [f"{_FACTOR}.smallest", *largest], [_RECIPROCAL])
-        yield helper.make_node("Reciprocal", [_RECIPROCAL], [_FACTOR])
+            size, largest = (self._facts.fresh(f"{name}.{one}") for one in ("size", "largest"))
+            yield helper.make_node("Abs", [name], [size])
+            yield helper.make_node("ReduceMax", [size], [largest], keepdims=0)
+            found.append(largest)
+        yield helper.make_node("Max", found, [self._reciprocal])
+        yield helper.make_node("Reciprocal", [self._reciprocal], [self._factor])
 
     def _has(self, name: str) -> bool:
         """Whether the 16-bit form of a value has the factor, also where there is none yet."""

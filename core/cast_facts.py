@@ -21,11 +21,18 @@ IMAGE = "image"
 class Facts:
     """Sets of values by their names; see `find_facts`."""
 
+    names: frozenset[str]  # of all values
     floats: frozenset[str]  # float32
     constants: dict[str, npt.NDArray[np.float32]]  # of those, the ones known now
     varying: frozenset[str]  # depend on the image or its size; all others on parameters alone
     gradients: frozenset[str]  # only gradients of parameters follow, and it is no moved activation
     rounded: frozenset[str]  # everything that follows reads it in 16 bits
+
+    def fresh(self, name: str) -> str:
+        """``name``, changed if the graph has it: parameters are called as a user likes."""
+        while name in self.names:
+            name += "_"
+        return name
 
 
 def find_facts(model: onnx.ModelProto) -> Facts:
@@ -45,6 +52,7 @@ def find_facts(model: onnx.ModelProto) -> Facts:
     floats = _floats(model)
     varying = _varying(nodes)
     return Facts(
+        names=_names(model),
         floats=floats,
         constants=_constants(model),
         varying=varying,
@@ -58,6 +66,12 @@ def is_product_with_weights(node: onnx.NodeProto, varying: frozenset[str]) -> bo
     return rule_of(node.op_type, node.domain) is Rule.PRODUCT and not (
         node.input[0] in varying and node.input[1] in varying
     )
+
+
+def _names(model: onnx.ModelProto) -> frozenset[str]:
+    graph = model.graph
+    found = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    return frozenset(found.union(*(node.output for node in graph.node)))
 
 
 def _floats(model: onnx.ModelProto) -> frozenset[str]:

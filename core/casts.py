@@ -195,7 +195,7 @@ class _Caster:
         names = {n: self._as_half(n) if n in inputs else self._as_wide(n) for n in node.input}
         _, outputs = self._same_type(node)
         for name in outputs:
-            self._half[name] = f"{name}.{self._precision}"
+            self._half[name] = self._facts.fresh(f"{name}.{self._precision}")
             self._made_half.add(name)
         self._factor.note(node, inputs)
         self._copy(node, names, {name: self._half[name] for name in outputs})
@@ -213,7 +213,7 @@ class _Caster:
 
     def _as_half(self, name: str) -> str:
         if name not in self._half:
-            self._half[name] = f"{name}.{self._precision}"
+            self._half[name] = self._facts.fresh(f"{name}.{self._precision}")
             source = self._factor.multiply(name, self._nodes)
             self._add_cast(source, self._half[name], _TYPES[self._precision])
         return self._half[name]

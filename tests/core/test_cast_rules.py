@@ -268,6 +268,24 @@ def test_without_the_factor_they_are_lost(scale: float, monkeypatch: pytest.Monk
     assert gradient_error(backward(), scale) > 2.0**-7
 
 
+def test_names_of_a_users_are_not_taken() -> None:
+    model = backward()
+    theirs = {
+        "f": "gradient.factor",
+        "r": "gradient.reciprocal",
+        "e": "g.fp16",
+        "y": "g.times",
+        "zero": "g.size",
+        "mean": "g.largest",
+        "g_r": "image.fp16",
+    }
+    for node in model.graph.node:
+        node.input[:] = [theirs.get(name, name) for name in node.input]
+        node.output[:] = [theirs.get(name, name) for name in node.output]
+    del model.graph.value_info[:]
+    assert gradient_error(model, 1.0) == gradient_error(backward(), 1.0)
+
+
 def test_gradients_that_are_all_negative_are_as_large() -> None:
     model = backward()
     model.graph.node[3].input[:] = ["y", "far"]  # the error, from 50 times the image
