@@ -16,7 +16,7 @@ from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.kernels.cuda.segments import THREADS, Table, first_blocks
 from edgeadapt.kernels.cuda.tensors import DTYPES
 
-Four = tuple[int, int, int, int]
+Five = tuple[int, int, int, int, int]
 _BYTES: Final = {"f32": 4, "f16": 2, "bf16": 2}
 _PADDED_TO: Final = 8  # output channels
 
@@ -38,7 +38,8 @@ class PackedWeight:
 
     ``weight`` is its first element, counted from the first of all weights, ``y`` where the packed
     one begins, in bytes. ``shape`` is the parameter's: (O, C / group, kh, kw), transposed
-    (C, O / group, kh, kw). ``out_channels`` is the first and the count of those wanted of O, all of
+    (C, O / group, kh, kw), and ``strides`` its own, in elements; without, its elements lie one
+    after another. ``out_channels`` is the first and the count of those wanted of O, all of
     them if there are groups. Orders, of ``dtype`` "f32", "f16" or "bf16":
 
     "conv"  (group, kh, kw, C / group, O / group), O / group padded with zeros to a multiple of 8
@@ -56,6 +57,7 @@ class PackedWeight:
     out_channels: tuple[int, int] | None = None
     dtype: str = "f32"
     order: str = "conv"
+    strides: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.shape) != 4 or min(*self.shape, self.group) < 1 or self.shape[0] % self.group:
@@ -100,16 +102,22 @@ class PackedWeight:
         return self.out_channels or (0, self.group * self._outputs)
 
     @property
-    def packed_shape(self) -> Four:
-        """Of what is written: (group, taps, C / group, padded) or (1, K, taps, C of `krsc`)."""
-        taps, count = prod(self.shape[2:]), self._wanted[1]
+    def _strides(self) -> tuple[int, ...]:
+        contiguous = (prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return self.strides or tuple(contiguous)
+
+    @property
+    def packed_shape(self) -> Five:
+        """Of what is written: (group, kh, kw, C / group, padded) or (1, K, kh, kw, C of `krsc`)."""
+        kh, kw = self.shape[2:]
+        count = self._wanted[1]
         if self.order == "conv":
             inputs = self.shape[0] // self.group if self.transposed else self.shape[1]
             padded = -(-count // self.group // _PADDED_TO) * _PADDED_TO
-            return self.group, taps, inputs, padded
+            return self.group, kh, kw, inputs, padded
         if self.transposed:
-            return 1, self.shape[0], taps, count // self.group
-        return 1, count, taps, self.shape[1]
+            return 1, self.shape[0], kh, kw, count // self.group
+        return 1, count, kh, kw, self.shape[1]
 
     @property
     def nbytes(self) -> int:
@@ -118,16 +126,15 @@ class PackedWeight:
 
     def row(self, first_block: int) -> list[int]:
         """`PackSegment` of csrc/pack_weights.cu."""
-        taps = prod(self.shape[2:])
-        outer, inner = self.shape[1] * taps, taps  # strides of the parameter's two first axes
+        outer, inner, *taps = self._strides
         of_output = inner if self.transposed else outer
         if self.order == "conv":
             of_input = outer if self.transposed else inner
             of_group = self.shape[0] // self.group * outer
-            strides = (of_group, 1, of_input, of_output)
+            strides = (of_group, *taps, of_input, of_output)
             valid = self._wanted[1] // self.group
         else:
-            strides, valid = (0, outer, 1, inner), self.packed_shape[3]
+            strides, valid = (0, outer, *taps, inner), self.packed_shape[4]
         source = self.weight + self._wanted[0] * of_output
         places = (first_block, source, self.y, DTYPES[self.dtype])
         return [*places, *self.packed_shape, *strides, valid]

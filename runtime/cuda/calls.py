@@ -27,7 +27,7 @@ from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.runtime.cuda.device import Device, LibraryCall
 from edgeadapt.runtime.cuda.memory import DeviceMemory, nowhere
 from edgeadapt.runtime.plan.bind import numbered, sources
-from edgeadapt.runtime.plan.ir import BYTES, Op, Program, Shape
+from edgeadapt.runtime.plan.ir import BYTES, Op, Program, Tensor
 from edgeadapt.runtime.plan.lifetimes import ScratchBytes
 
 Call = Launch | LibraryCall
@@ -83,23 +83,24 @@ def scratch_asker(makers: Makers) -> ScratchBytes:
 
 def packed_elements(op: Op, program: Program) -> int:
     """How many elements the packed weights of a convolution take."""
-    shape = program.tensors[op.inputs["weight"]].shape
-    return prod(_packed(op.attributes, shape, 0, 0, "f32").packed_shape)
+    weight = program.tensors[op.inputs["weight"]]
+    return prod(_packed(op.attributes, weight, 0, 0, "f32").packed_shape)
 
 
 def _packed(
-    attributes: Mapping[str, Any], shape: Shape, weight: int, y: int, dtype: str
+    attributes: Mapping[str, Any], weight: Tensor, source: int, y: int, dtype: str
 ) -> pack_weights.PackedWeight:
     """A weight of a convolution with these attributes, packed as who computes it wants it."""
     return pack_weights.PackedWeight(
-        weight,
+        source,
         y,
-        shape,
+        weight.shape,
         attributes["group"],
         bool(attributes["transposed"]),
         attributes["out_channels"],
         dtype,
         "krsc" if attributes.get("algorithm") == "cudnn" else "conv",
+        weight.strides,
     )
 
 
@@ -154,7 +155,7 @@ def _pack_together(op: Op, memory: DeviceMemory, scratch: int) -> Work:
     for number, part in enumerate(op.attributes["parts"]):
         weight = tensors[op.inputs[f"weight{number}"]]
         source = (memory.address(weight.name) - begin) // BYTES["f32"]
-        packed = _packed(part, weight.shape, source, part["offset"] * BYTES[dtype], dtype)
+        packed = _packed(part, weight, source, part["offset"] * BYTES[dtype], dtype)
         assert packed.nbytes == part["count"] * BYTES[dtype], part
         parts.append(packed)
     table = pack_weights.pack_table(parts)

@@ -78,6 +78,25 @@ def test_all_weights_in_one_launch(run, guarded, rng, order, dtypes):
     assert (packed.view(np.uint8) == untouched).all()
 
 
+@pytest.mark.parametrize("order", ["conv", "krsc"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_weight_that_lies_otherwise(run, guarded, rng, order, transposed):
+    """As an activation whose channels lie side by side does, backwards along its rows."""
+    weights = guarded((2 * 5 * 4 * 7,), fill=rng.standard_normal(280))
+    values = weights.reshape(5, 4, 7, 2).transpose(2, 3, 0, 1)[:, :, ::-1, :3]
+    strides = tuple(stride // 4 for stride in values.strides)
+    first = (values.ctypes.data - weights.ctypes.data) // 4
+    part = PackedWeight(first, 0, values.shape, transposed=transposed, order=order, strides=strides)
+    packed = guarded((part.nbytes // 4,))
+    table = pack_table([part])
+    rows = guarded((table.rows.size * 2,))
+    rows.view(np.int64)[...] = table.rows.reshape(-1)
+    work = pack_weights(weights.ctypes.data, packed.ctypes.data, table, rows.ctypes.data)
+    run(lambda scratch: work)
+    wanted = expected(values, part)
+    assert (packed.reshape(wanted.shape) == wanted).all()
+
+
 def test_nothing_to_pack_is_no_launch():
     table = pack_table([])
     assert pack_weights(256, 512, table, 1024).launches == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -57,9 +58,13 @@ def bundle() -> Bundle:
     return open_bundle("default")
 
 
-@pytest.mark.parametrize("name", ["default", "body: simple gates", "attention_over_pixels"])
-def test_every_graph_gives_what_the_native_engine_gives(name: str) -> None:
-    bundle = open_bundle("default") if name == "default" else exported(name)
+@pytest.mark.parametrize(
+    "name",
+    ["default", "body: simple gates", "attention_over_pixels", "an activation is a Conv's weight"],
+)
+def test_every_graph_gives_what_the_native_engine_gives(name: str, tiny: Path) -> None:
+    files = {"default": "default", "an activation is a Conv's weight": tiny}
+    bundle = open_bundle(files[name]) if name in files else exported(name)
     found, expected = Opened(CudaBackend, bundle), Opened(NativeBackend, bundle)
     for scope in bundle.manifest.scopes:
         at, other = frame(bundle), frame(bundle)
