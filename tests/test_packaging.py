@@ -86,6 +86,34 @@ def test_with_a_compiler_the_wheel_holds_the_library_too_and_is_for_this_platfor
     assert "sgd" in library.names(level)
 
 
+# Compiles nothing: notes what it was asked, and leaves the files that it was to make.
+CROSS_COMPILER = """#!{python}
+import pathlib, sys
+arguments = sys.argv[1:]
+with open("{log}", "a") as log:
+    log.write(" ".join(arguments) + "\\n")
+for flag in ("-MF", "-o"):
+    if flag in arguments:
+        pathlib.Path(arguments[arguments.index(flag) + 1]).write_text("made:")
+"""
+
+
+def test_a_wheel_for_another_processor_is_compiled_by_its_compiler_and_named_after_it(tmp_path):
+    other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    compiler, log = tmp_path / f"{other}-linux-gnu-g++", tmp_path / "calls"
+    compiler.write_text(CROSS_COMPILER.format(python=sys.executable, log=log))
+    compiler.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    file = build("build_wheel", tmp_path, PATH=path, _PYTHON_HOST_PLATFORM=f"linux-{other}")
+    assert file.name.endswith(f"-py3-none-linux_{other}.whl")
+    with zipfile.ZipFile(file) as wheel:
+        assert wheel.read("edgeadapt/kernels/_native.so") == b"made:"
+    calls = log.read_text()
+    for level in LEVELS[other]:
+        assert f"-DEA_LEVEL={level} " in calls
+    assert ("-mavx2" in calls) == (other == "x86_64")
+
+
 def test_with_nvcc_the_wheel_holds_the_cuda_kernels_too_and_is_for_any_platform(tmp_path):
     nvcc = PretendedNvcc(tmp_path)  # the real one takes minutes
     file = build("build_wheel", tmp_path, CXX="no-such-compiler", NVCC=str(nvcc.path))
