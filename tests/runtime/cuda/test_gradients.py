@@ -11,25 +11,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from edgeadapt.bundle import Bundle, open_bundle
+from edgeadapt.bundle import open_bundle
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.cuda.calls import OWN, run
 from edgeadapt.runtime.cuda.plan import DevicePlan, compile_graph
 from edgeadapt.runtime.cuda.show import cuda_target
 from edgeadapt.runtime.plan.fuse import fuse
-from edgeadapt.runtime.plan.ir import Op, Program
 from edgeadapt.runtime.plan.lifetimes import aligned
 from edgeadapt.runtime.plan.place import Placement
 from edgeadapt.runtime.plan.read import read
 from edgeadapt.testing import compare_gradients, photo
 from support.cuda_steps import Steps
 from support.interpret import Memory as Float64
-from support.interpret import execute
+from support.signs import follow, initialised, named
 
-Array = npt.NDArray[Any]
 # float32 sums of up to a thousand products; 11 and 8 bits of what is stored and multiplied, over
 # the 60 layers of three scales, on the way forward and back, partly cancelling.
 BOUNDS = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
@@ -72,37 +69,3 @@ def apart(plan: DevicePlan) -> DevicePlan:
     room = max(ask(op, plan.program) for op in plan.program.ops)
     scratch = (top,) * len(plan.program.ops)
     return replace(plan, placement=Placement(offsets, scratch, top + room, top))
-
-
-def follow(op: Op, program: Program, memory: Float64, steps: Steps, factor: float) -> None:
-    """Compute an operation in float64, with the signs of the engine's own values."""
-    if op.kind == "l1_loss" and "grad" in op.outputs:
-        execute(op, program, memory)
-        memory.write(op.outputs["grad"], steps.read(op.outputs["grad"]) / factor)
-        return
-    masked = op.inputs.get("mask") if op.kind == "conv" else None
-    if masked is None:
-        execute(op, program, memory)
-        return
-    exact = memory.read(masked)
-    memory.write(masked, steps.read(masked))
-    execute(op, program, memory)
-    memory.write(masked, exact)
-
-
-def initialised(bundle: Bundle) -> npt.NDArray[np.float32]:
-    """Weights as PyTorch draws them: the loss is far from its minimum, and no gradient vanishes."""
-    rng = np.random.default_rng(0)
-    flat = bundle.weights()
-    fan = 1
-    for row in bundle.manifest.parameters:
-        fan = int(np.prod(row.shape[1:])) if len(row.shape) > 1 else fan
-        part = flat[bundle.offsets()[row.name]]
-        part[...] = rng.uniform(-1, 1, part.shape) / np.sqrt(fan)
-    return flat
-
-
-def named(bundle: Bundle, flat: Array) -> dict[str, Array]:
-    """The parts of a flat array by parameter."""
-    shapes = {row.name: row.shape for row in bundle.manifest.parameters}
-    return {name: flat[at].reshape(shapes[name]) for name, at in bundle.offsets().items()}
