@@ -19,9 +19,7 @@ from support.presets import preset_bundle
 GROUPED = ("convolutions", "strided_and_transposed_convolutions", "body: simple gates")
 NETWORKS = (
     *GROUPED,
-    "paddings",
     "attention_over_channels",
-    "losses",
     "body: transposed attention",
     "body: squeeze and excite",
     "body: resampling",
@@ -31,7 +29,7 @@ NETWORKS = (
 )
 # Networks built by `around` end in a 1x1 convolution of the restored image beside the image, 6 to 3
 # channels: PyTorch computes the gradient of the three channels that nobody asked for.
-AROUND = [name for name in NETWORKS if ":" not in name and name != "losses"]
+AROUND = [name for name in NETWORKS if ":" not in name]
 
 
 def planned(bundle: Bundle, graph: str, height: int, width: int) -> Mapping[str, int]:
