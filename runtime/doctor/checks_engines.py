@@ -35,6 +35,9 @@ def _cuda_reason(machine: Machine) -> tuple[str, str]:
     found = probe.asked(machine.system, probe.LIBRARIES)
     if "error" not in found:
         return "", ""
+    if "hint" not in found and machine.system.package("pycuda") is None:
+        # A busy machine may not answer in time; what is not there needs no answer.
+        found = {"error": "PyCUDA is not installed", "hint": "pip install pycuda"}
     fix = str(found.get("hint") or "run edgeadapt with --backend cuda to see what it says")
     nvcc = machine.system.which("nvcc")
     if "PyCUDA is not installed" in str(found["error"]) and nvcc is None:

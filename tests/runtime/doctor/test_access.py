@@ -119,6 +119,13 @@ def test_tensorrt_rtx_without_its_library(on):
     the(machine.findings(), "tensorrt", "without its library", "--force-reinstall", state="note")
 
 
+def test_what_is_not_installed_is_known_without_an_answer(on):
+    machine = on(bare)
+    machine.commands.clear()  # a machine too busy to start a process in time
+    (said,) = [one for one in machine.findings() if one.check == "cuda engine"]
+    assert said.found == "not used without a GPU (PyCUDA is not installed)"
+
+
 def test_a_user_who_may_not_open_the_gpu(on, monkeypatch):
     machine = on(orin)
     machine.file("dev/nvmap")
