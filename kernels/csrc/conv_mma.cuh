@@ -272,17 +272,12 @@ EA_DEVICE void mma_finish_each(const ConvCommon& common, const MmaPlaces& at,
 // `count` neighbouring channels of a pixel as they lie in memory.
 template <class T, int count>
 struct MmaChannels {
-  static constexpr int bytes = count * sizeof(T) < 16 ? count * sizeof(T) : 16;
-  static constexpr int packets = count * sizeof(T) / bytes;
-  Packet<bytes> packet[packets];
+  Packet<count * sizeof(T)> packet;
 
-  EA_DEVICE void fetch(const T* from) {
-#pragma unroll
-    for (int i = 0; i < packets; ++i) packet[i] = reinterpret_cast<const Packet<bytes>*>(from)[i];
-  }
+  EA_DEVICE void fetch(const T* from) { packet = *reinterpret_cast<const decltype(packet)*>(from); }
   EA_DEVICE void values(float (&result)[count]) const {
     T elements[count];
-    memcpy(elements, packet, sizeof packet);
+    memcpy(elements, &packet, sizeof packet);
 #pragma unroll
     for (int i = 0; i < count; ++i) result[i] = to_float(elements[i]);
   }
@@ -313,10 +308,13 @@ EA_DEVICE void mma_operand(const ConvCommon& common, const MmaPlaces& at, int nu
                            float (&sums)[mma_rows][tiles][4]) {
   constexpr int pixels = 2 * mma_rows_together<tiles>;
   const MmaImage<T> image(common, common.operands[number], at);
-  MmaChannels<T, 2 * tiles> held[pixels] = {};
+  MmaChannels<T, 2 * tiles> held[pixels];
 #pragma unroll
   for (int k = 0; k < pixels; ++k) {
-    if (at.real >> (2 * first + k) & 1) held[k].fetch(image.pixel(2 * first + k));
+    // Instead of a pixel that there is not, the first: under a condition, one load would wait for
+    // the other.
+    const bool real = at.real >> (2 * first + k) & 1;
+    held[k].fetch(real ? image.pixel(2 * first + k) : image.first);
   }
   const bool masks = common.operand_kinds[number] == CONV_MASK;
   const float mask_slope = float_of((uint32_t)common.mask_slope);
@@ -409,9 +407,12 @@ EA_DEVICE void mma_phase(const ConvArgs& args, const ConvTile& tile, const ConvA
   }
   if constexpr (Math::copies) await_groups<0>();
   const MmaPlaces at = mma_places(args, tile, warp, rows, columns, channel);
+  if (!(at.real & 1)) return;  // the first of them is there, or none is
   const bool whole = channel + 2 * tiles <= args.common.out_channels;
-  if (whole && conv_vectors(args.common, 9)) {
-    mma_finish_together<typename Math::Element>(args.common, at, sums);
+  // More than a vector for each pixel would take more registers than there are.
+  constexpr bool fits = 2 * tiles * sizeof(typename Math::Element) <= 16;
+  if (fits && whole && conv_vectors(args.common, 9)) {
+    if constexpr (fits) mma_finish_together<typename Math::Element>(args.common, at, sums);
   } else if (channel < args.common.out_channels) {
     mma_finish_each(args.common, at, sums);
   }

@@ -97,10 +97,12 @@ EA_KERNEL(conv_weight_grad_channels, ChannelSumsArgs, weight_grad::threads) {
   const int64_t end = (blockIdx.y + 1) * pixels / args.chunks;
   float sums[unit] = {};
   for (int64_t i = blockIdx.y * pixels / args.chunks + threadIdx.x; i < end; i += threads) {
-    float values[unit];
-    elements(side, first, (int)(i / width), (int)(i % width), values);
 #pragma unroll
-    for (int c = 0; c < unit; ++c) sums[c] += values[c];
+    for (int c = 0; c < unit; ++c) {
+      float value[1];
+      elements(side, first + c, (int)(i / width), (int)(i % width), value);
+      sums[c] += value[0];
+    }
   }
 #pragma unroll
   for (int c = 0; c < unit; ++c) shared[c][threadIdx.x] = sums[c];
