@@ -67,8 +67,8 @@ class Engines:
         found = (convolution(op, program) for op in program.ops)
         counts = Counter(what for what in found if what is not None)
         before = self._left
-        for what in sorted(counts, key=lambda what: -counts[what] * what.products):
-            self.plan(what)
+        for largest in sorted(counts, key=lambda what: -counts[what] * what.products):
+            self.plan(largest)
         if self._left > before:
             warnings.warn(
                 f"{self._left - before} of {len(counts)} convolutions stay with own kernels this "
