@@ -185,7 +185,7 @@ stage_install() {
   rm -rf "$SYSTEM"/wheels "$SYSTEM"/tree && mkdir "$SYSTEM/wheels" "$SYSTEM/tree" || return 1
   cp "$WORK/wheels/$python"/*.whl "$SYSTEM/wheels/" && cp "$(own_wheel)" "$SYSTEM/wheels/" || return 1
   cp -r "$WORK"/tree/{pyproject.toml,setup.py,VERSION,README.md,LICENSE,MANIFEST.in,core,export,kernels,runtime} \
-    "$WORK"/tree/{training,benchmarks,tests,tools} "$SYSTEM/tree/" || return 1
+    "$WORK"/tree/{training,benchmarks,tests,tools,docs,examples} "$SYSTEM/tree/" || return 1
   [ -x "$SYSTEM/opt/edgeadapt/bin/pip" ] || arm python3 -m venv /opt/edgeadapt || return 1
   arm pip install -q --no-index --find-links /wheels edgeadapt || return 1
   arm pip install -q --no-index --no-deps --force-reinstall --find-links /wheels edgeadapt || return 1
@@ -279,15 +279,20 @@ inside() {
 
 # They end with the namespace that the script made.
 mounts() {
-  local name cpu
+  local name cpu features="fp asimd aes pmull sha1 sha2 crc32 atomics asimdrdm asimddp"
   for name in proc sys dev; do
     mountpoint -q "$SYSTEM/$name" || mount --rbind "/$name" "$SYSTEM/$name" || return 1
   done
   # QEMU before 8.1 shows the machine's own; ONNX Runtime crashes when it finds no Arm in it.
   arm grep -q "CPU implementer" /proc/cpuinfo && return 0
+  # HWCAP2_BF16 of AT_HWCAP2, as the kernel tells programs
+  arm python3 -c 'import ctypes, sys
+ask = ctypes.CDLL(None).getauxval
+ask.argtypes, ask.restype = [ctypes.c_ulong], ctypes.c_ulong
+sys.exit(not ask(26) >> 14 & 1)' && features="$features bf16"
   for cpu in $(seq 0 $(($(nproc) - 1))); do
-    printf '%s\n' "processor : $cpu" "Features : fp asimd aes pmull sha1 sha2 crc32 atomics asimdrdm asimddp" \
-      "CPU implementer : 0x41" "CPU architecture: 8" "CPU variant : 0x0" "CPU part : 0xd42" "CPU revision : 1" ""
+    printf '%s\n' "processor : $cpu" "Features : $features " "CPU implementer : 0x41" "CPU architecture: 8" \
+      "CPU variant : 0x0" "CPU part : 0xd42" "CPU revision : 1" ""
   done >"$WORK/cpuinfo" # an Orin's Cortex-A78AE
   mount --bind "$WORK/cpuinfo" "$SYSTEM/proc/cpuinfo"
 }
