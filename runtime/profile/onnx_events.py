@@ -169,5 +169,6 @@ def _title(event: Event, second: tuple[int, ...], position: int) -> str:
     size = f"{shape[1]} @ {shape[2]}x{shape[3]}" if len(shape) == 4 else f"{prod(shape)}"
     if event.kind in _CONVOLUTIONS:
         kernel = "x".join(map(str, second[2:]))
-        size = f"{event.inputs[0][1]}->{shape[1]} {kernel} @ {shape[2]}x{shape[3]}"
+        (_, channels, height, width), image = event.outputs[0], event.inputs[0]
+        size = f"{image[1]}->{channels} {kernel} @ {height}x{width}"
     return f"{event.kind} {event.name} {size} #{position}"
