@@ -313,7 +313,7 @@ check() {
   rm -rf --one-file-system "$SYSTEM.new"
   echo
   column -s, -t "$WORK/summary.csv" 2>/dev/null || cat "$WORK/summary.csv"
-  for stage in $STAGES; do
+  for stage in ${ONLY:-$STAGES}; do
     grep -hE "^(PRETTY_NAME|aarch64 |qemu-|needs GLIBC|onnxruntime=|numpy=|largest|[0-9]+ modules)|  together|[0-9]+ passed" \
       "$WORK/logs/$stage.log" 2>/dev/null | cut -c 1-150
   done
