@@ -51,12 +51,13 @@ class ImageSize(click.ParamType[tuple[int, int]]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        """Refuse what is not two numbers above 0."""
+        """Refuse what is not two numbers from 1 to 99999."""
         if isinstance(value, tuple):
             return value
         found = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", str(value))
         if found is None:
-            self.fail(f"{value!r} is no WIDTHxHEIGHT in pixels, such as 1280x720.", param, ctx)
+            wanted = "WIDTHxHEIGHT in pixels, such as 1280x720; each from 1 to 99999"
+            self.fail(f"{value!r} is no {wanted}.", param, ctx)
         return int(found[2]), int(found[1])
 
 

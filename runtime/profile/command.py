@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import isnan
 from pathlib import Path
 
 import click
@@ -44,6 +45,20 @@ class Percents(click.ParamType[tuple[float, ...]]):
         return found
 
 
+class Span(click.FloatRange):
+    """A time that ends: nan would measure nothing that was asked for, and inf for ever."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse what is no number from 0 to the most."""
+        found: float = super().convert(value, param, ctx)
+        if isnan(found):
+            self.fail(f"{value!r} is no number of 0 or more.", param, ctx)
+        return found
+
+
+_SPAN = Span(0, 1_000_000)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -66,11 +81,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Most that a step's intermediate values may take.",
 )  # fmt: skip
 @click.option(
-    "--warmUp", "--warm-up", "warm_up", type=click.FloatRange(0), default=200, show_default=True,
+    "--warmUp", "--warm-up", "warm_up", type=_SPAN, default=200, show_default=True,
     metavar="MS", help="Run for at least so long before measuring; at least one image.",
 )  # fmt: skip
 @click.option(
-    "--duration", type=click.FloatRange(0), default=3, show_default=True, metavar="S",
+    "--duration", type=_SPAN, default=3, show_default=True, metavar="S",
     help="Measure for at least so many seconds.",
 )  # fmt: skip
 @click.option(
@@ -86,7 +101,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Percentiles to give.",
 )  # fmt: skip
 @click.option(
-    "--idleTime", "--idle-time", "idle", type=click.FloatRange(0), default=0, show_default=True,
+    "--idleTime", "--idle-time", "idle", type=_SPAN, default=0, show_default=True,
     metavar="MS", help="Sleep between two images.",
 )  # fmt: skip
 @click.option(

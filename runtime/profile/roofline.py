@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
-from edgeadapt.runtime.profile.parts import GROUPS, Operation, Part, Peaks, Profile
+from edgeadapt.runtime.profile.parts import (
+    GROUPS,
+    Operation,
+    Part,
+    Peaks,
+    Profile,
+    median_index,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def analyse(profile: Profile, peaks: Peaks | None) -> Analysis:
         tuple(_row(g, parts, profile, peaks) for g, parts in by_group.items() if parts),
         _row("all parts", profile.parts, profile, peaks),
         whole,
-        median(profile.plain),
+        profile.plain[median_index(profile.plain)],
     )
 
 

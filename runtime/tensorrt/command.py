@@ -75,6 +75,7 @@ def build(
     TensorRT builds on the device that is to run the engine, and only there. TensorRT-RTX builds
     for a --target without a GPU. `edgeadapt run --backend tensorrt --engine ENGINE` uses it.
     """
+    path = _checked(out)  # before the minutes that building can take
     opened = open_bundle(bundle)
     named = None if target is None else parse_target(target)
     multiple = opened.manifest.image.size_multiple
@@ -88,7 +89,7 @@ def build(
     finally:
         if device is not None:
             device.close()
-    write_engine(_checked(out), engine.header, engine.plan)
+    write_engine(path, engine.header, engine.plan)
     _print(engine, out, as_json)
 
 

@@ -92,4 +92,5 @@ def test_the_command_says_that_a_budget_is_too_small(tiny: Path, capsys) -> None
 @pytest.mark.parametrize("size", ["1280", "0x720", "1280x", "1280*720", "-1x5", "123456x5", "axb"])
 def test_a_size_that_is_none_is_refused(size: str, capsys) -> None:
     assert main(["info", "default", "--plan", f"--size={size}"]) == 2
-    assert f"'{size}' is no WIDTHxHEIGHT in pixels, such as 1280x720" in capsys.readouterr().err
+    wanted = "WIDTHxHEIGHT in pixels, such as 1280x720; each from 1 to 99999."
+    assert f"'{size}' is no {wanted}" in capsys.readouterr().err

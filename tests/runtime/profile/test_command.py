@@ -151,6 +151,9 @@ def test_a_backend_that_cannot_be_taken_apart_gives_the_summary_and_says_so(
         (("--predict", "orin-nano", "--backend", "native"), "CUDA engine's plan, not of native's"),
         (("--export", "no/such/p.json"), "there is no folder no/such"),
         (("--iterations", "0"), "0 is not in the range"),
+        (("--duration", "nan"), "'nan' is no number of 0 or more"),
+        (("--idleTime", "inf"), "inf is not in the range"),
+        (("--warmUp", "-1"), "-1.0 is not in the range"),
         (("--warmUp", "-1"), "-1"),
     ],
 )

@@ -100,3 +100,8 @@ def test_what_is_computed_twice_is_said():
     assert "computes again" not in printed(3)
     text = printed(3, [CONV, part("conv #1", [0.1, 0.2, 0.3], again=True)])
     assert "200 ms of it computes again what memory had no room for" in text
+
+
+def test_of_an_even_number_of_runs_the_cost_follows_from_the_two_times_beside_it():
+    found = analyse(profile([part("x", [0.5, 0.5])], [0.9, 1.2], [0.8, 1.6]), PEAKS)
+    assert found.profile.overhead == pytest.approx(found.whole / found.plain - 1)

@@ -131,3 +131,14 @@ def test_the_backend_says_what_is_missing_and_auto_does_not_ask_for_it(
 def test_an_engine_is_for_the_backend_tensorrt_alone(tiny: str) -> None:
     with pytest.raises(ConfigError, match="an engine is for the backend tensorrt, got native"):
         Session(tiny, "native", engine="x.engine")
+
+
+def test_where_the_engine_cannot_go_is_said_before_it_is_built(
+    tiny: str, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(name: str) -> Library:
+        raise AssertionError("asked for a library before looking at the output")
+
+    monkeypatch.setattr("edgeadapt.runtime.tensorrt.command.find_library", never)
+    assert main(["build", tiny, "--size", "12x8", "-o", "no/such/folder/x"]) == 2
+    assert "would be in a folder that is not there" in capsys.readouterr().err
