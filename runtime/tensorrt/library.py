@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import Any, Literal, get_args
 
 from edgeadapt.errors import BackendError, one_line
+from edgeadapt.runtime.tensorrt.interrupt import interrupt_kept
 
 Name = Literal["tensorrt", "tensorrt-rtx"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -99,14 +100,16 @@ class Library:
 
         Raises:
             BackendError: with what the parser or the builder said.
+            KeyboardInterrupt: after the library returned, if it came in the meantime.
         """
         log = make_log(self.module)
         builder = self.module.Builder(log)
         network = builder.create_network(self._network_flags())
-        self._parse(network, model, log)
-        config = builder.create_builder_config()
-        cache = self._configure(config, choices, timing_cache)
-        plan = builder.build_serialized_network(network, config)
+        with interrupt_kept():
+            self._parse(network, model, log)
+            config = builder.create_builder_config()
+            cache = self._configure(config, choices, timing_cache)
+            plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise self._refused(log, choices)
         kept = bytes(memoryview(cache.serialize())) if cache is not None else b""
