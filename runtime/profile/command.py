@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,7 +50,7 @@ class Span(click.FloatRange):
     """A time that ends: nan would measure nothing that was asked for, and inf for ever."""
 
     def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Refuse what is no number from 0 to the most."""
         found: float = super().convert(value, param, ctx)
