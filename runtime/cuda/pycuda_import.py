@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -65,6 +66,15 @@ def import_libraries() -> Libraries:
     return found
 
 
+def has_driver() -> bool:
+    """Whether the library of NVIDIA's driver can be loaded."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def no_gpu(reason: str) -> BackendError:
     """The error where CUDA finds no device that it can use."""
     return BackendError(
@@ -113,13 +123,22 @@ def _import(
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module == missing or module.startswith(f"{missing}."):
-            hint = f"`pip install {package}`"
-            if package == "pycuda":
-                hint += " (it is compiled: needs nvcc and a C++ compiler, see docs/dependencies.md)"
-            raise BackendError(f"{name} is not installed.", f"{hint}.") from error
+            raise _not_installed(name, package) from error
         raise broken(error) from error
     except ImportError as error:
         raise broken(error) from error
+
+
+def _not_installed(name: str, package: str) -> BackendError:
+    hint = f"`pip install {package}`"
+    if package == "pycuda":
+        if not has_driver():  # who has no GPU should not compile PyCUDA in vain
+            return BackendError(
+                f"there is no NVIDIA driver here (libcuda.so.1), and {name} is not installed.",
+                "the other backends run on the CPU; docs/jetson.md says what a GPU needs.",
+            )
+        hint += " (it is compiled: needs nvcc and a C++ compiler, see docs/dependencies.md)"
+    return BackendError(f"{name} is not installed.", f"{hint}.")
 
 
 def _check_versions(found: Libraries) -> None:

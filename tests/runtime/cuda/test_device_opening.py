@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeadapt.errors import BackendError
+from edgeadapt.runtime.cuda import pycuda_import
 from edgeadapt.runtime.cuda.pycuda_device import open_device
 from support.tree import ROOT
 
@@ -41,10 +42,27 @@ def said() -> str:
 def test_pycuda_is_not_installed(fake, monkeypatch):
     error = ModuleNotFoundError("No module named 'pycuda'", name="pycuda")
     break_import(monkeypatch, "pycuda.driver", error)
+    monkeypatch.setattr(pycuda_import, "has_driver", lambda: True)
     assert said() == (
         "PyCUDA is not installed. Hint: `pip install pycuda` (it is compiled: needs nvcc and a C++ "
         "compiler, see docs/dependencies.md)."
     )
+
+
+def test_there_is_neither_a_driver_nor_pycuda(fake, monkeypatch):
+    error = ModuleNotFoundError("No module named 'pycuda'", name="pycuda")
+    break_import(monkeypatch, "pycuda.driver", error)
+    asked = []
+
+    def missing(name):
+        asked.append(name)
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(pycuda_import.ctypes, "CDLL", missing)
+    text = said()
+    assert asked == ["libcuda.so.1"]
+    assert text.startswith("there is no NVIDIA driver here (libcuda.so.1), and PyCUDA is not")
+    assert "pip install" not in text
 
 
 def test_cuda_bindings_is_not_installed(fake, monkeypatch):
