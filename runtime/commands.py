@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgeadapt.blur import Pair
@@ -199,6 +200,8 @@ def info(
 
     With --plan: what an engine would run for an image, and the memory it would take.
     """
+    if not planned:
+        _refuse_given("size", "graph", "scope", "backend", "precision", "threads", "memory_budget")
     opened = open_bundle(bundle)
     if planned:
         chosen = GRAPHS[graph] or opened.scope(scope).graph
@@ -209,6 +212,15 @@ def info(
         report.print_json(report.info_document(opened))
     else:
         report.print_info(opened)
+
+
+def _refuse_given(*names: str) -> None:
+    """Refuse options of --plan that would be ignored."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} is of --plan, which was not given.")
 
 
 @click.command()

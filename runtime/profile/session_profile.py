@@ -69,6 +69,8 @@ class Targets:
             if path is not None and not path.parent.is_dir():
                 raise ConfigError(f"{path}: there is no folder {path.parent}.", "make it first.")
         if self.plot is not None:
+            if self.plot.suffix.lower() != ".png":
+                raise ConfigError(f"{self.plot}: --plot must end in .png.", "give it that name.")
             plot.check_installed()
 
     @property

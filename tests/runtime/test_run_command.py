@@ -255,3 +255,10 @@ def test_info_tells_what_is_in_the_bundle(tiny: Path, capsys: Output) -> None:
         "elements": 6,
     }
     assert found["file_bytes"]["loss.onnx"] == (tiny / "loss.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("option", ["--size=64x64", "--backend=cuda", "--memory-budget=3"])
+def test_info_ignores_no_option_of_plans(tiny: Path, capsys: Output, option: str) -> None:
+    assert main(["info", str(tiny), option]) == 2
+    name = option.partition("=")[0]
+    assert f"{name} is of --plan, which was not given." in capsys.readouterr().err

@@ -150,6 +150,7 @@ def test_a_backend_that_cannot_be_taken_apart_gives_the_summary_and_says_so(
         (("--predict", "this", "--trace", "t.json"), "has nothing for a file"),
         (("--predict", "orin-nano", "--backend", "native"), "CUDA engine's plan, not of native's"),
         (("--export", "no/such/p.json"), "there is no folder no/such"),
+        (("--plot", "roofline.svg"), "roofline.svg: --plot must end in .png"),
         (("--iterations", "0"), "0 is not in the range"),
         (("--duration", "nan"), "'nan' is no number of 0 or more"),
         (("--idleTime", "inf"), "inf is not in the range"),
