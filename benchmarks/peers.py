@@ -19,7 +19,7 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt.image import to_network
 from edgeadapt.runtime.backend import EngineOptions, Frame, Precision
-from edgeadapt.runtime.backends import BACKENDS, open_backend
+from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.optimizer import make_optimizer
 from edgeadapt.testing import compare_gradients, photo
 
@@ -40,7 +40,6 @@ HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 0.95, 2.
 # in another layout. In a large image one such pixel is little; in a small one it is not, but the
 # next image has none. A fault is in every image.
 _TRIES = 5
-CPU_BACKENDS = tuple(name for name in BACKENDS if name not in ("cuda", "tensorrt"))
 PAUSE_SECONDS = 0.1  # threads of the engine before spin for a while after their work
 _TORCH = "torch"
 HALF = " bf16"  # the end of the name of a peer that computes in bfloat16

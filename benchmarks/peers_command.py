@@ -16,12 +16,12 @@ from edgeadapt.benchmarks.cuda_peers import torch_variants
 from edgeadapt.benchmarks.machine import describe
 from edgeadapt.benchmarks.memory import peak_mib
 from edgeadapt.benchmarks.options import parse_size
-from edgeadapt.benchmarks.peers import CPU_BACKENDS, Work
+from edgeadapt.benchmarks.peers import Work
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.export.trust import trusted_factory
 from edgeadapt.runtime.backend import EngineOptions, Precision, usable_cores
-from edgeadapt.runtime.backends import open_backend
+from edgeadapt.runtime.backends import ON_CPU, open_backend
 from edgeadapt.runtime.report import console, print_json, print_table
 
 Row = dict[str, Any]
@@ -142,7 +142,7 @@ def _backends(bundle: Bundle, half: bool) -> list[str]:
     found, failures = [], []
     precisions: Sequence[Precision] = ("fp32", "bf16") if half else ("fp32",)
     for precision in precisions:
-        for name in CPU_BACKENDS:
+        for name in ON_CPU:
             options = EngineOptions(precision=precision)
             try:
                 open_backend(name, bundle, weights, weights.copy(), options)

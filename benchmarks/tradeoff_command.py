@@ -31,7 +31,7 @@ from edgeadapt.benchmarks.tradeoff_plot import write_plot
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError
 from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision, usable_cores
-from edgeadapt.runtime.backends import BACKENDS, open_backend
+from edgeadapt.runtime.backends import AUTOMATIC, BACKENDS, open_backend
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
 
@@ -63,7 +63,13 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--scope", "scopes", multiple=True, help="Which parameters change.  [each there is]")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(PRECISIONS))
-@click.option("--backend", "backends", multiple=True, type=click.Choice(list(BACKENDS)))
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(list(BACKENDS)),
+    help=f"Once for each.  [{', '.join(AUTOMATIC)}]",
+)
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, metavar="N")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [every core]")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in its own process.")
@@ -98,7 +104,7 @@ def tradeoff(
     timings, points = RowFile(out / "timings.csv", Timing), RowFile(out / "tradeoff.csv", Point)
     models = make_models([open_bundle(bundle) for bundle in bundles], [])
     samples = find_samples(data, layout, blur, sharp, limit)
-    engines = _engines(models, backends or list(BACKENDS), precisions or PRECISIONS)
+    engines = _engines(models, backends or AUTOMATIC, precisions or PRECISIONS)
     cores = threads or usable_cores()
     setups = _setups(models, engines, scopes, steps, size, cores)
     task = _Task(setups, {bundle_digest(m.bundle): m.bundle for m in models}, samples, repeats)

@@ -48,6 +48,7 @@ BACKENDS = {
 AUTO = "auto"
 # What `auto` tries, in this order. An engine of TensorRT can take long to build: it is asked for.
 AUTOMATIC = ("cuda", "native", "onnxruntime")
+ON_CPU = ("native", "onnxruntime")
 # What the drivers of GPUs, of Jetsons and of Windows' Linux put into /dev.
 _GPU_FILES = ("nvidia[0-9]*", "nvhost-gpu", "nvgpu", "dxg")
 

