@@ -136,38 +136,38 @@ def test_a_second_call_goes_on(
 ) -> None:
     arguments = ("--steps", 0, "--steps", 1, "--scope", "all", "--repeats", 1, "--no-plot")
     assert bench(*arguments) == 0
-    first = len(restored)
-    assert first == 3 * 2 * ENGINES  # images, K, engines
+    once = len(restored)
+    assert once == 3 * 2 * ENGINES  # images, K, engines
     out, table = tmp_path / "out", capsys.readouterr().out
     assert not (out / "tradeoff.png").exists()
     whole = {name: (out / name).read_text() for name in ("timings.csv", "tradeoff.csv")}
     assert bench(*arguments) == 0
-    assert len(restored) == first
+    assert len(restored) == once
     assert capsys.readouterr().out == table
     # Killed while it wrote a timing.
     lines = whole["timings.csv"].splitlines(keepends=True)
     (out / "timings.csv").write_text("".join(lines[:-2]) + lines[-2][:20])
     (out / "tradeoff.csv").unlink()
     assert bench(*arguments) == 0
-    assert len(restored) == first + 2
+    assert len(restored) == once + 2
     # Killed while it wrote a row: its timings are all there.
     (out / "tradeoff.csv").write_text(whole["tradeoff.csv"][:-10])
     assert bench(*arguments) == 0
-    assert len(restored) == first + 2
+    assert len(restored) == once + 2
     assert len(read(out / "tradeoff.csv")) == 2 * ENGINES
     # More of it is more work, and only that.
     assert bench(*arguments, "--steps", 2) == 0
-    assert len(restored) == first + 2 + 3 * ENGINES
-    assert {setup.steps for setup in restored[first + 2 :]} == {2}
+    assert len(restored) == once + 2 + 3 * ENGINES
+    assert {setup.steps for setup in restored[once + 2 :]} == {2}
     assert bench(*arguments[:-3], "--repeats", 2, "--no-plot") == 0
-    assert len(restored) == 2 * first + 2 + 3 * ENGINES
+    assert len(restored) == 2 * once + 2 + 3 * ENGINES
     assert bench(*arguments, "--limit", 1) == 0
-    assert len(restored) == 2 * first + 2 + 3 * ENGINES, "the same files in another set"
+    assert len(restored) == 2 * once + 2 + 3 * ENGINES, "the same files in another set"
     assert len(read(out / "tradeoff.csv")) == (3 + 2 + 2) * ENGINES
     # Fewer rounds than there are: the first of them.
     (out / "tradeoff.csv").unlink()
     assert bench(*arguments) == 0
-    assert len(restored) == 2 * first + 2 + 3 * ENGINES
+    assert len(restored) == 2 * once + 2 + 3 * ENGINES
     first = [t for t in read(out / "timings.csv") if t["round"] == "0" and t["steps"] != "2"]
     for number, row in enumerate(read(out / "tradeoff.csv")):
         own = [float(t["milliseconds"]) for t in first if alike(t, row)]
