@@ -77,6 +77,9 @@ def test_an_adaptation_in_fp16_ends_where_that_in_fp32_does(bundle: Bundle) -> N
             losses[precision] = adaptation.losses
             found[precision] = measure(session.restore(blurred), sharp).psnr
     assert abs(found["fp16"] - found["fp32"]) < BOUND_DB
+    # An engine that stores the network's three images in float16, as on Arm, is off by at most half
+    # of the last place of 1 in each pixel.
+    np.testing.assert_allclose(losses["fp16"], losses["fp32"], rtol=0, atol=3 * 2.0**-12)
     # What a step gains is 1e-3 of the loss here: a loss in float16 could not tell.
-    gained = losses["fp32"][0] - losses["fp32"][-1]
-    np.testing.assert_allclose(losses["fp16"], losses["fp32"], rtol=0, atol=gained / 4)
+    gained = {precision: np.subtract(each[0], each) for precision, each in losses.items()}
+    np.testing.assert_allclose(gained["fp16"], gained["fp32"], rtol=0, atol=gained["fp32"][-1] / 4)
