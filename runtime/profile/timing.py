@@ -89,7 +89,7 @@ def measure(session: TimedSession, image: U8, steps: int, scope: str, plan: Plan
         warm_ups += 1
     warm_up_seconds, origin = perf_counter() - origin, perf_counter()
     runs: list[Run] = []
-    while len(runs) < plan.iterations or perf_counter() - origin < plan.duration:
+    while not runs or len(runs) < plan.iterations or runs[-1].end < plan.duration:
         if runs and plan.idle:
             time.sleep(plan.idle)
         runs.append(session.run_once(image, steps, scope, origin))
