@@ -8,25 +8,25 @@ signs that the engine found, and everything else must agree.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeadapt.bundle import Bundle, open_bundle
+from edgeadapt.bundle import open_bundle
 from edgeadapt.graphs import GRADIENT_PREFIX
 from edgeadapt.runtime.backend import EngineOptions, Frame
 from edgeadapt.runtime.native_backend import NativeBackend, _Work
 from edgeadapt.runtime.plan.fuse import fuse
-from edgeadapt.runtime.plan.ir import Op, Program, numpy_dtype
+from edgeadapt.runtime.plan.ir import Program, numpy_dtype
 from edgeadapt.runtime.plan.lifetimes import Piece, pieces
 from edgeadapt.runtime.plan.memory import Memory
 from edgeadapt.runtime.plan.read import read
 from edgeadapt.testing import compare_gradients, photo
 from support.interpret import Memory as Float64
-from support.interpret import execute
+from support.signs import follow, initialised, named
 
 Array = npt.NDArray[Any]
 # bfloat16 keeps 8 bits: a rounding is up to 2^-9 = 0.2 % of a value. Each layer adds one on the way
@@ -48,8 +48,9 @@ def test_every_gradient_is_within_a_hundredth(monkeypatch: pytest.MonkeyPatch) -
     found = named(bundle, gradients)
     program = fuse(read(bundle, graph, *image.shape[2:]))
     expected = Float64(program, image, named(bundle, weights))
+    held = Held(engine._placed[_Work(graph)].bound.memory)
     for op in program.ops:
-        follow(op, program, expected, engine._placed[_Work(graph)].bound.memory)
+        follow(op, program, expected, held, factor=1.0)
     errors = {
         name: compare_gradients(value, expected.read(GRADIENT_PREFIX + name)).relative_l2
         for name, value in found.items()
@@ -68,51 +69,24 @@ def apart(program: Program) -> list[Piece]:
     ]
 
 
-def follow(op: Op, program: Program, memory: Float64, engine: Memory) -> None:
-    """Compute an operation in float64, with the signs of the engine's own values."""
-    if op.kind == "l1_loss" and "grad" in op.outputs:
-        execute(op, program, memory)
-        memory.write(op.outputs["grad"], values(engine, op.outputs["grad"]))
-        return
-    masked = op.inputs.get("mask") if op.kind == "conv" else None
-    if masked is None:
-        execute(op, program, memory)
-        return
-    exact = memory.read(masked)
-    memory.write(masked, values(engine, masked))
-    execute(op, program, memory)
-    memory.write(masked, exact)
+@dataclass(frozen=True)
+class Held:
+    """What the engine's memory holds, as float64."""
 
+    memory: Memory
 
-def values(memory: Memory, name: str) -> Array:
-    """A tensor of the engine, as float64."""
-    tensor = memory.program.tensors[name]
-    dtype = numpy_dtype(tensor.dtype)
-    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
-    held = (ctypes.c_char * ((last + 1) * dtype.itemsize)).from_address(memory.address(name))
-    strides = [stride * dtype.itemsize for stride in tensor.strides]
-    found = np.lib.stride_tricks.as_strided(np.frombuffer(held, dtype), tensor.shape, strides)
-    if tensor.dtype == "bf16":
-        found = (found.astype(np.uint32) << 16).view(np.float32)
-    return found.astype(np.float64)
-
-
-def initialised(bundle: Bundle) -> npt.NDArray[np.float32]:
-    """Weights as PyTorch draws them: the loss is far from its minimum, and no gradient vanishes."""
-    rng = np.random.default_rng(0)
-    flat = bundle.weights()
-    fan = 1
-    for row in bundle.manifest.parameters:
-        fan = int(np.prod(row.shape[1:])) if len(row.shape) > 1 else fan
-        part = flat[bundle.offsets()[row.name]]
-        part[...] = rng.uniform(-1, 1, part.shape) / np.sqrt(fan)
-    return flat
-
-
-def named(bundle: Bundle, flat: Array) -> dict[str, Array]:
-    """The parts of a flat array by parameter."""
-    shapes = {row.name: row.shape for row in bundle.manifest.parameters}
-    return {name: flat[at].reshape(shapes[name]) for name, at in bundle.offsets().items()}
+    def read(self, name: str) -> Array:
+        """A tensor of the engine by its name."""
+        tensor = self.memory.program.tensors[name]
+        dtype = numpy_dtype(tensor.dtype)
+        last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
+        room = ctypes.c_char * ((last + 1) * dtype.itemsize)
+        held = room.from_address(self.memory.address(name))
+        strides = [stride * dtype.itemsize for stride in tensor.strides]
+        found = np.lib.stride_tricks.as_strided(np.frombuffer(held, dtype), tensor.shape, strides)
+        if tensor.dtype == "bf16":
+            found = (found.astype(np.uint32) << 16).view(np.float32)
+        return found.astype(np.float64)
 
 
 def picture(side: int) -> npt.NDArray[np.float32]:
