@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,18 +11,14 @@ from types import ModuleType
 
 import pytest
 
+from support.scripts import assert_help_is_head, assert_refused_in_one_line, run_script
 from support.tree import ROOT
 
 SCRIPT = ROOT / "tools/aarch64_check.sh"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [shutil.which("bash") or "bash", str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_its_stages_are_printed_and_nothing_is_done(tmp_path):
-    done = run("--dry-run", "-w", str(tmp_path / "work"))
+    done = run_script(SCRIPT, "--dry-run", "-w", str(tmp_path / "work"))
     assert done.returncode == 0, done.stderr
     stages = done.stdout.split("\n", 1)[1].split()
     assert stages == ["tools", "wheel", "system", "wheels", "install", "commands", "tests"]
@@ -43,17 +38,11 @@ def test_its_stages_are_printed_and_nothing_is_done(tmp_path):
     ],
 )
 def test_what_it_does_not_understand_is_one_line(arguments, message):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert message in done.stderr
+    assert_refused_in_one_line(run_script(SCRIPT, *arguments), message)
 
 
 def test_its_help_is_its_head():
-    done = run("--help")
-    assert done.returncode == 0
-    assert "--suite NAME" in done.stdout
-    assert "set -uo" not in done.stdout
+    assert_help_is_head(run_script(SCRIPT, "--help"), "--suite NAME")
 
 
 @pytest.fixture(scope="module")

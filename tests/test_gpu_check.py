@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.scripts import assert_help_is_head, assert_refused_in_one_line, run_script
 from support.tree import ROOT
 
 SCRIPT = ROOT / "tools/gpu_check.sh"
 SUITE = '<testsuites><testsuite name="pytest" tests="{}" failures="{}" errors="0" skipped="{}"/>'
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [shutil.which("bash") or "bash", str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_its_stages_are_printed_and_nothing_is_done(tmp_path):
-    done = run("--dry-run", "-o", str(tmp_path / "results"))
+    done = run_script(SCRIPT, "--dry-run", "-o", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     stages = done.stdout.split()[-8:]
     assert stages == [
@@ -49,17 +44,11 @@ def test_its_stages_are_printed_and_nothing_is_done(tmp_path):
     ],
 )
 def test_what_it_does_not_understand_is_one_line(arguments, message):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert message in done.stderr
+    assert_refused_in_one_line(run_script(SCRIPT, *arguments), message)
 
 
 def test_its_help_is_its_head():
-    done = run("--help")
-    assert done.returncode == 0
-    assert "--dry-run" in done.stdout
-    assert "set -uo" not in done.stdout
+    assert_help_is_head(run_script(SCRIPT, "--help"), "--dry-run")
 
 
 def merged(tmp_path: Path, *suites: str) -> tuple[int, str]:
