@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,79 +16,30 @@ from edgeadapt.bundle import LOSS_GRAPH, RESTORE_GRAPH, Bundle, open_bundle
 from edgeadapt.errors import ImageError
 from edgeadapt.image import read_image
 from edgeadapt.runtime import planning, report
-from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision
-from edgeadapt.runtime.backends import AUTO, BACKENDS
+from edgeadapt.runtime.backend import EngineOptions, Precision
 from edgeadapt.runtime.batch import Result, Settings, process
 from edgeadapt.runtime.inputs import Job, plan
 from edgeadapt.runtime.optimizer import flat_step_sizes
+from edgeadapt.runtime.options import (
+    ImageSize,
+    backend_option,
+    budget_option,
+    json_option,
+    precision_option,
+    scope_option,
+    step_size_option,
+    threads_option,
+)
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.session import Session
 
-
-class Mebibytes(click.ParamType[int]):
-    """A number of MiB on the command line, bytes in the program."""
-
-    name = "MiB"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Refuse what is no number above 0."""
-        try:
-            mebibytes = float(str(value))
-        except ValueError:
-            mebibytes = 0.0
-        if not 0.0 < mebibytes < 2.0**40:
-            self.fail(f"{value!r} is no number of MiB above 0.", param, ctx)
-        return round(mebibytes * 2**20)
-
-
-class ImageSize(click.ParamType[tuple[int, int]]):
-    """WIDTHxHEIGHT on the command line, (height, width) in the program."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Refuse what is not two numbers from 1 to 99999."""
-        if isinstance(value, tuple):
-            return value
-        found = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", str(value))
-        if found is None:
-            wanted = "WIDTHxHEIGHT in pixels, such as 1280x720; each from 1 to 99999"
-            self.fail(f"{value!r} is no {wanted}.", param, ctx)
-        return int(found[2]), int(found[1])
-
-
-_BACKEND = click.option(
-    "--backend",
-    type=click.Choice([AUTO, *BACKENDS]),
-    default=AUTO,
-    show_default=True,
-    help="What computes.",
-)
-_THREADS = click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads; the engine's choice."
-)
-_PRECISION = click.option(
-    "--precision",
-    type=click.Choice(list(PRECISIONS)),
-    default="fp32",
-    show_default=True,
-    help="Of activations; weights and gradients stay float32.",
-)
-_BUDGET = click.option(
-    "--memory-budget",
-    type=Mebibytes(),
-    metavar="MIB",
-    help="Most that a step's intermediate values may take; what does not fit is computed again.",
+_BUDGET = budget_option(
+    "Most that a step's intermediate values may take; what does not fit is computed again."
 )
 _STEPS = click.option(
     "--steps", type=click.IntRange(0), help="Gradient steps K; 0: plain inference.  [bundle's]"
 )
 GRAPHS = {"adapt": "", "restore": RESTORE_GRAPH, "loss": LOSS_GRAPH}  # "": that of the scope
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 
 
 @click.command()
@@ -97,8 +47,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, help="Folder for NAME.png, or a file for one input.")
 @_STEPS
-@click.option("--scope", default="all", show_default=True, help="Which parameters may change.")
-@click.option("--step-size", type=float, help="Step size of every parameter.  [bundle's]")
+@scope_option()
+@step_size_option("Step size of every parameter.  [bundle's]")
 @click.option(
     "--every",
     type=click.IntRange(1),
@@ -109,12 +59,12 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 )
 @click.option("--keep-steps", is_flag=True, help="Also write NAME.step0.png ... NAME.stepK.png.")
 @click.option("--reference", help="Sharp image, or folder of them by name: PSNR and SSIM.")
-@_BACKEND
-@_THREADS
-@_PRECISION
+@backend_option()
+@threads_option()
+@precision_option()
 @_BUDGET
 @click.option("--engine", help="Of --backend tensorrt: a file that `edgeadapt build` wrote.")
-@_JSON
+@json_option()
 def run(
     bundle: str,
     inputs: tuple[str, ...],
@@ -172,7 +122,7 @@ def run(
     show_default=True,
     help="Plan: a step of an adaptation, restoring, or the loss.",
 )
-@click.option("--scope", default="all", show_default=True, help="Plan: which parameters change.")
+@scope_option("Plan: which parameters change.")
 @click.option(
     "--backend",
     type=click.Choice(planning.ENGINES),
@@ -180,10 +130,10 @@ def run(
     show_default=True,
     help="Plan: of which engine; that of cuda needs no GPU.",
 )
-@_PRECISION
-@_THREADS
+@precision_option()
+@threads_option()
 @_BUDGET
-@_JSON
+@json_option()
 def info(
     bundle: str,
     planned: bool,
@@ -236,8 +186,8 @@ def _refuse_given(*names: str) -> None:
     metavar="X Y",
     help="Of the square shown 1:1.  [where blurred and sharp differ most]",
 )
-@_BACKEND
-@_THREADS
+@backend_option()
+@threads_option()
 def demo(
     out: str,
     bundle: str,

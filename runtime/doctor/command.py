@@ -15,6 +15,7 @@ from edgeadapt.runtime.doctor.findings import exit_code
 from edgeadapt.runtime.doctor.machine import Machine
 from edgeadapt.runtime.doctor.system import System
 from edgeadapt.runtime.doctor.target import find_target
+from edgeadapt.runtime.options import json_option
 
 
 @click.command()
@@ -22,7 +23,7 @@ from edgeadapt.runtime.doctor.target import find_target
 @click.option(
     "--device", type=click.Choice(device_names()), help="Judge by this GPU.  [the machine's]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+@json_option()
 @click.pass_context
 def doctor(context: click.Context, bundle: str, device: str | None, as_json: bool) -> None:
     """Say what this machine has, what of it fits, and how to repair what does not.

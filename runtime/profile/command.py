@@ -12,10 +12,17 @@ import click
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ConfigError
 from edgeadapt.runtime import report
-from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision
-from edgeadapt.runtime.backends import AUTO, BACKENDS
-from edgeadapt.runtime.commands import ImageSize, Mebibytes
+from edgeadapt.runtime.backend import EngineOptions, Precision
 from edgeadapt.runtime.cuda.devices import device_names
+from edgeadapt.runtime.options import (
+    ImageSize,
+    backend_option,
+    budget_option,
+    json_option,
+    precision_option,
+    scope_option,
+    threads_option,
+)
 from edgeadapt.runtime.profile.predict import THIS, Work, print_prediction
 from edgeadapt.runtime.profile.session_profile import (
     Request,
@@ -67,20 +74,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.argument("bundle")
 @click.option("--size", type=ImageSize(), default="1280x720", show_default=True, metavar="WxH")
 @click.option("--steps", type=click.IntRange(0), help="Gradient steps K an image.  [bundle's]")
-@click.option("--scope", default="all", show_default=True, help="Which parameters may change.")
-@click.option(
-    "--backend", type=click.Choice([AUTO, *BACKENDS]), default=AUTO, show_default=True,
-    help="What computes.",
-)  # fmt: skip
-@click.option(
-    "--precision", type=click.Choice(list(PRECISIONS)), default="fp32", show_default=True,
-    help="Of activations; weights and gradients stay float32.",
-)  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; the engine's choice.")
-@click.option(
-    "--memory-budget", type=Mebibytes(), metavar="MIB",
-    help="Most that a step's intermediate values may take.",
-)  # fmt: skip
+@scope_option()
+@backend_option()
+@precision_option()
+@threads_option()
+@budget_option("Most that a step's intermediate values may take.")
 @click.option(
     "--warmUp", "--warm-up", "warm_up", type=_SPAN, default=200, show_default=True,
     metavar="MS", help="Run for at least so long before measuring; at least one image.",
@@ -136,7 +134,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Predict the time on this device instead of measuring; \"this\": on this machine's CPU.",
 )  # fmt: skip
 @click.option("--check", is_flag=True, help="With --predict this: measure afterwards, and compare.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+@json_option()
 def profile(
     bundle: str,
     size: tuple[int, int],

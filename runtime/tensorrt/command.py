@@ -12,9 +12,9 @@ from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.image import padded_size
 from edgeadapt.runtime import report
-from edgeadapt.runtime.backend import PRECISIONS, Precision
-from edgeadapt.runtime.commands import ImageSize
+from edgeadapt.runtime.backend import Precision
 from edgeadapt.runtime.cuda.device import Device
+from edgeadapt.runtime.options import ImageSize, json_option, precision_option
 from edgeadapt.runtime.tensorrt.build import Engine, Request, build_engine
 from edgeadapt.runtime.tensorrt.engine_file import write_engine
 from edgeadapt.runtime.tensorrt.library import NAMES, Capability, Library, find_library
@@ -32,13 +32,7 @@ from edgeadapt.runtime.tensorrt.target import parse_target
     metavar="WxH",
     help="Of the images; padded to the bundle's multiple.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(list(PRECISIONS)),
-    default="fp32",
-    show_default=True,
-    help="Of activations; what the engine takes and gives stays float32.",
-)
+@precision_option("Of activations; what the engine takes and gives stays float32.")
 @click.option(
     "--weights",
     type=click.Choice(list(WEIGHTS)),
@@ -58,7 +52,7 @@ from edgeadapt.runtime.tensorrt.target import parse_target
 @click.option(
     "--library", "wanted", type=click.Choice(list(NAMES)), help="Which.  [TensorRT, else -RTX]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+@json_option()
 def build(
     bundle: str,
     out: str,
