@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -13,9 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edgeadapt.benchmarks.samples import AUTO
 from edgeadapt.layouts import LAYOUTS
+from edgeadapt.runtime.options import (
+    Command,
+    Option,
+    backend_option,
+    scope_option,
+    step_size_option,
+    threads_option,
+)
 from edgeadapt.runtime.report import console
-
-Command = TypeVar("Command", bound=Callable[..., object])
 
 
 def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
@@ -43,17 +48,40 @@ def largest_size_option(command: Command) -> Command:
 
 def layout_options(command: Command) -> Command:
     """How the folder of --data is arranged."""
-    for option in (
+    return _with(
+        command,
         click.option(
-            "--sharp", default="sharp", show_default=True, help="Folders of sharp images."
+            "--layout", type=click.Choice([AUTO, *LAYOUTS]), default=AUTO, show_default=True
         ),
         click.option(
             "--blur", default="", help="Folders of blurred images.  [blur, else blur_gamma]"
         ),
         click.option(
-            "--layout", type=click.Choice([AUTO, *LAYOUTS]), default=AUTO, show_default=True
+            "--sharp", default="sharp", show_default=True, help="Folders of sharp images."
         ),
-    ):
+    )
+
+
+def adaptation_options(least_steps: int) -> Option:
+    """How each bundle is adapted, and by what: the fields of `quality.Settings`."""
+    steps = click.IntRange(least_steps)
+
+    def decorate(command: Command) -> Command:
+        return _with(
+            command,
+            click.option("--steps", type=steps, help="Gradient steps K.  [each bundle's]"),
+            scope_option(),
+            step_size_option("Step size of every parameter.  [each bundle's]"),
+            backend_option(None),
+            threads_option(),
+        )
+
+    return decorate
+
+
+def _with(command: Command, *options: Option) -> Command:
+    """The help lists them in this order."""
+    for option in reversed(options):
         command = option(command)
     return command
 

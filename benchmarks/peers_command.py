@@ -22,6 +22,7 @@ from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.export.trust import trusted_factory
 from edgeadapt.runtime.backend import EngineOptions, Precision, usable_cores
 from edgeadapt.runtime.backends import ON_CPU, open_backend
+from edgeadapt.runtime.options import json_option, scope_option, threads_option
 from edgeadapt.runtime.report import console, print_json, print_table
 
 Row = dict[str, Any]
@@ -46,8 +47,8 @@ def _parse_sizes(
     help="Of the image.",
 )
 @click.option("--repeats", type=click.IntRange(1), default=11, show_default=True)
-@click.option("--scope", default="all", show_default=True, help="Which parameters change.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of everyone.  [every core]")
+@scope_option("Which parameters change.")
+@threads_option("CPU threads of everyone.  [every core]")
 @click.option("--compile", "compiled", is_flag=True, help="PyTorch's compiler too; takes minutes.")
 @click.option("--bf16", "half", is_flag=True, help="Everyone who can, in bfloat16 as well.")
 @click.option(
@@ -70,7 +71,7 @@ def _parse_sizes(
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in its own process.")
 @click.option("--model", help="Factory of a network that is not edgeadapt's own: file.py:callable.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="CSV to add the rows to.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+@json_option()
 def peers(
     bundle: str,
     sizes: Sequence[tuple[int, int]],

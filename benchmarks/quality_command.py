@@ -9,15 +9,18 @@ import click
 
 from edgeadapt.benchmarks import plots
 from edgeadapt.benchmarks.markdown import markdown_table, write_markdown
-from edgeadapt.benchmarks.options import largest_size_option, layout_options, progress
+from edgeadapt.benchmarks.options import (
+    adaptation_options,
+    largest_size_option,
+    layout_options,
+    progress,
+)
 from edgeadapt.benchmarks.quality import Settings, make_models, plan, run
 from edgeadapt.benchmarks.rows import Table
 from edgeadapt.benchmarks.samples import find_samples
 from edgeadapt.benchmarks.summary import LOWERED_DB, Summary, summarize
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ConfigError
-from edgeadapt.runtime.backends import AUTO as ANY_BACKEND
-from edgeadapt.runtime.backends import BACKENDS
 from edgeadapt.runtime.optimizer import flat_step_sizes
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
@@ -52,16 +55,7 @@ _PATH = click.Path(path_type=Path)
     metavar="BUNDLE",
     help="The jointly trained weights, adapted as BUNDLE is.",
 )
-@click.option("--steps", type=click.IntRange(0), help="Gradient steps K.  [each bundle's]")
-@click.option("--scope", default="all", show_default=True, help="Which parameters may change.")
-@click.option("--step-size", type=float, help="Step size of every parameter.  [each bundle's]")
-@click.option(
-    "--backend",
-    type=click.Choice([ANY_BACKEND, *BACKENDS]),
-    default=ANY_BACKEND,
-    show_default=True,
-)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; the engine's choice.")
+@adaptation_options(least_steps=0)
 @click.option(
     "-o", "--out", type=_PATH, help="CSV of every image and step; goes on where it ended."
 )

@@ -28,8 +28,8 @@ from edgeadapt.benchmarks.search import (
 )
 from edgeadapt.benchmarks.search_tables import COLUMNS, NOTE, search_line, search_page
 from edgeadapt.bundle import open_bundle
-from edgeadapt.runtime.backends import AUTO, BACKENDS
 from edgeadapt.runtime.optimizer import OPTIMIZERS
+from edgeadapt.runtime.options import backend_option, threads_option
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
 
@@ -65,8 +65,8 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--steps", type=click.IntRange(1), help="K.  [each bundle's]")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Images of each recording.")
 @largest_size_option
-@click.option("--backend", type=click.Choice([AUTO, *BACKENDS]), default=AUTO, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; the engine's choice.")
+@backend_option(None)
+@threads_option()
 @click.option("-o", "--out", type=_PATH, required=True, help="Folder; goes on where it ended.")
 def search(
     bundles: Sequence[str],

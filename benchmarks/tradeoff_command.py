@@ -32,6 +32,7 @@ from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError
 from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision, usable_cores
 from edgeadapt.runtime.backends import AUTOMATIC, BACKENDS, open_backend
+from edgeadapt.runtime.options import threads_option
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
 
@@ -71,7 +72,7 @@ _PATH = click.Path(path_type=Path)
     help=f"Once for each.  [{', '.join(AUTOMATIC)}]",
 )
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True, metavar="N")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [every core]")
+@threads_option("CPU threads.  [every core]")
 @click.option("--memory/--no-memory", default=True, help="Peak memory, each in its own process.")
 @click.option("--plot/--no-plot", default=True, help="OUT/tradeoff.png.")
 @click.option("-o", "--out", type=_PATH, required=True, help="Folder; goes on where it ended.")

@@ -8,7 +8,12 @@ from pathlib import Path
 import click
 
 from edgeadapt.benchmarks.markdown import markdown_table, write_markdown
-from edgeadapt.benchmarks.options import largest_size_option, layout_options, progress
+from edgeadapt.benchmarks.options import (
+    adaptation_options,
+    largest_size_option,
+    layout_options,
+    progress,
+)
 from edgeadapt.benchmarks.quality import Settings, make_models
 from edgeadapt.benchmarks.samples import Sample, find_samples
 from edgeadapt.benchmarks.video import (
@@ -20,7 +25,6 @@ from edgeadapt.benchmarks.video import (
 )
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ConfigError
-from edgeadapt.runtime.backends import AUTO, BACKENDS
 from edgeadapt.runtime.optimizer import flat_step_sizes
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
@@ -50,11 +54,7 @@ COLUMNS = ["model", "j", "frames", "blurred", "PSNR", "SSIM", "gain", "kept", "a
     show_default=True,
     help="j; once for each.",
 )
-@click.option("--steps", type=click.IntRange(1), help="Gradient steps K.  [each bundle's]")
-@click.option("--scope", default="all", show_default=True, help="Which parameters may change.")
-@click.option("--step-size", type=float, help="Step size of every parameter.  [each bundle's]")
-@click.option("--backend", type=click.Choice([AUTO, *BACKENDS]), default=AUTO, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; the engine's choice.")
+@adaptation_options(least_steps=1)
 @click.option("-o", "--out", type=_PATH, help="CSV of every frame; goes on where it ended.")
 def video(
     bundles: Sequence[str],
