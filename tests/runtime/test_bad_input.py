@@ -132,6 +132,8 @@ def test_an_unusual_image_is_converted_and_restored(place: Path, name: str) -> N
         (["good.png", "-o", "more", "--reference", "ref"], "would overwrite an image that is read"),
         (["good.png", "-o", "out", "--threads", "0"], "Invalid value for '--threads'"),
         (["good.png", "-o", "out", "--backend", "tpu"], "Invalid value for '--backend'"),
+        (["good.png", "-o", "out", "--memory-budget", "0"], "'0' is no number of MiB above 0"),
+        (["good.png", "-o", "out", "--memory-budget", "all"], "'all' is no number of MiB above 0"),
     ],
 )
 def test_arguments_that_cannot_be(
