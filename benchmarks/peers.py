@@ -120,10 +120,8 @@ class RuntimePeer:
 
     def gradients(self) -> Mapping[str, F32]:
         """Views of the flat array."""
-        shapes = {row.name: row.shape for row in self._bundle.manifest.parameters}
-        parts = self._bundle.offsets()
-        names = self._bundle.scope(self._scope).parameters
-        return {name: self._flat[parts[name]].reshape(shapes[name]) for name in names}
+        found = self._bundle.named(self._flat)
+        return {name: found[name] for name in self._bundle.scope(self._scope).parameters}
 
 
 def is_torch(name: str) -> bool:

@@ -11,7 +11,7 @@ import json
 import struct
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,8 @@ __all__ = [
     "write_manifest",
 ]
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+
 
 class Bundle:
     """A bundle that has been read and found sound. Use `open_bundle` to get one."""
@@ -74,6 +76,13 @@ class Bundle:
             result[parameter.name] = slice(begin, begin + parameter.size)
             begin += parameter.size
         return result
+
+    def named(self, flat: npt.NDArray[Scalar]) -> dict[str, npt.NDArray[Scalar]]:
+        """Views of an array that is laid out as `weights`: each parameter's part, in its shape."""
+        offsets = self.offsets()
+        return {
+            row.name: flat[offsets[row.name]].reshape(row.shape) for row in self.manifest.parameters
+        }
 
     def scope(self, name: str) -> Scope:
         """The scope called ``name``; a `BundleError` lists the ones there are."""

@@ -90,14 +90,6 @@ class Graphs:
         )
 
 
-def named_weights(bundle: Bundle) -> dict[str, F32]:
-    """The bundle's weights as arrays by name."""
-    flat, offsets = bundle.weights(), bundle.offsets()
-    return {
-        row.name: flat[offsets[row.name]].reshape(row.shape) for row in bundle.manifest.parameters
-    }
-
-
 def compare(
     bundle: Bundle,
     reference: Reference,
@@ -108,7 +100,7 @@ def compare(
 
     ``steps`` is the length of the trajectory; the bundle's K unless given.
     """
-    graphs, weights = Graphs(bundle), named_weights(bundle)
+    graphs, weights = Graphs(bundle), bundle.named(bundle.weights())
     reference.load(weights)
     images: list[tuple[F32, int]] = []
     findings: list[Finding] = []
@@ -255,7 +247,7 @@ def same_weights(bundle: Bundle, state: Mapping[str, Any]) -> str:
     """Name of the first parameter whose bits differ between the bundle and a PyTorch state dict, or
     "".
     """
-    weights = named_weights(bundle)
+    weights = bundle.named(bundle.weights())
     for name, value in weights.items():
         if name not in state or not np.array_equal(value, state[name].detach().cpu().numpy()):
             return name

@@ -54,8 +54,8 @@ class HostMemory:
     """The session's arrays themselves."""
 
     def __init__(self, bundle: Bundle, weights: F32, gradients: F32) -> None:
-        self._weights = _views(bundle, weights)
-        self._gradients = _views(bundle, gradients)
+        self._weights = bundle.named(weights)
+        self._gradients = bundle.named(gradients)
         self._loss = np.zeros((), np.float32)
 
     def weight(self, name: str) -> Place:
@@ -96,8 +96,8 @@ class DeviceMemory:
         self, bundle: Bundle, weights: F32, gradients: F32, library: Any, device: str
     ) -> None:
         self._library, self._device = library, device
-        self._weights = _views(bundle, weights)
-        self._gradients = _views(bundle, gradients)
+        self._weights = bundle.named(weights)
+        self._gradients = bundle.named(gradients)
         self._slots: dict[str, slice] = {}
         end = 0
         for name, view in self._weights.items():
@@ -170,8 +170,3 @@ class DeviceMemory:
 
 def _host(array: F32) -> Place:
     return Place("cpu", 0, np.float32, array.shape, array.ctypes.data)
-
-
-def _views(bundle: Bundle, flat: F32) -> dict[str, F32]:
-    shapes = {row.name: row.shape for row in bundle.manifest.parameters}
-    return {name: flat[part].reshape(shapes[name]) for name, part in bundle.offsets().items()}

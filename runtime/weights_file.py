@@ -22,11 +22,7 @@ def save_weights(path: Path, bundle: Bundle, weights: F32) -> None:
     Raises:
         WeightsError: if the file cannot be written.
     """
-    offsets = bundle.offsets()
-    tensors = {
-        row.name: weights[offsets[row.name]].reshape(row.shape)
-        for row in bundle.manifest.parameters
-    }
+    tensors = bundle.named(weights)
     metadata = {ORIGIN: bundle.manifest.files[WEIGHTS], "model": bundle.manifest.model.name}
     try:
         with atomic_file(path) as temporary:

@@ -59,6 +59,17 @@ def test_weights_come_in_the_order_of_the_table(tiny: Path) -> None:
     assert bundle.weights().any()
 
 
+def test_the_parts_of_a_flat_array_are_views_by_name(tiny: Path) -> None:
+    bundle = open_bundle(tiny)
+    flat, expected = bundle.weights().astype(np.float64), random_parameters(0)
+    found = bundle.named(flat)
+    assert list(found) == [row.name for row in bundle.manifest.parameters]
+    for name, part in found.items():
+        assert np.shares_memory(part, flat)
+        np.testing.assert_array_equal(part, expected[name])
+        assert part.shape == SHAPES[name]
+
+
 def test_a_scope_that_is_not_there_is_named_with_those_that_are(tiny: Path) -> None:
     with pytest.raises(BundleError, match=r"no adaptation scope 'tail'.*all, bias, heads"):
         open_bundle(tiny).scope("tail")

@@ -33,10 +33,7 @@ def test_the_list_is_that_of_the_networks() -> None:
 )
 def test_a_network_adapts_in_16_bits_as_in_float32(name: str) -> None:
     bundle = exported(name)
-    flat, offsets = bundle.weights(), bundle.offsets()
-    feeds = {
-        row.name: flat[offsets[row.name]].reshape(row.shape) for row in bundle.manifest.parameters
-    }
+    feeds = bundle.named(bundle.weights())
     feeds["image"] = to_network(photo(3, 48, 64), bundle.manifest.image.size_multiple)
     graph = bundle.scope("all").graph
     expected = run(cast_graph(bundle, graph, "fp32"), feeds)

@@ -26,7 +26,7 @@ from edgeadapt.runtime.plan.memory import Memory
 from edgeadapt.runtime.plan.read import read
 from edgeadapt.testing import compare_gradients, photo
 from support.interpret import Memory as Float64
-from support.signs import follow, initialised, named
+from support.signs import follow, initialised
 
 Array = npt.NDArray[Any]
 # bfloat16 keeps 8 bits: a rounding is up to 2^-9 = 0.2 % of a value. Each layer adds one on the way
@@ -45,9 +45,9 @@ def test_every_gradient_is_within_a_hundredth(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("edgeadapt.runtime.plan.place.pieces", apart)
     engine = NativeBackend(bundle, weights, gradients, EngineOptions(2, "bf16"))
     engine.gradients("all", at)
-    found = named(bundle, gradients)
+    found = bundle.named(gradients)
     program = fuse(read(bundle, graph, *image.shape[2:]))
-    expected = Float64(program, image, named(bundle, weights))
+    expected = Float64(program, image, bundle.named(weights))
     held = Held(engine._placed[_Work(graph)].bound.memory)
     for op in program.ops:
         follow(op, program, expected, held, factor=1.0)

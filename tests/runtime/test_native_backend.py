@@ -56,14 +56,10 @@ class Opened:
         make = kind or NativeBackend
         self.engine = make(bundle, self.weights, self.gradients, options or EngineOptions(2))
 
-    def named(self, flat: F32) -> dict[str, Array]:
-        shapes = {row.name: row.shape for row in self.bundle.manifest.parameters}
-        return {name: flat[at].reshape(shapes[name]) for name, at in self.bundle.offsets().items()}
-
     def outputs(self, scope: str, at: Frame) -> dict[str, Array]:
         """Of the scope's graph."""
         loss = self.engine.gradients(scope, at)
-        found = self.named(self.gradients)
+        found = self.bundle.named(self.gradients)
         gradients = {GRADIENT_PREFIX + n: found[n] for n in self.bundle.scope(scope).parameters}
         return {"loss": np.array(loss), "restored": at.restored, **gradients}
 
@@ -71,7 +67,7 @@ class Opened:
 def interpreted(opened: Opened, graph: str, at: Frame, flat: F32) -> dict[str, Array]:
     """The graph as it was read, without any fusion, in float64."""
     program = read(opened.bundle, graph, *at.image.shape[2:])
-    found = run(program, at.image, opened.named(flat))
+    found = run(program, at.image, opened.bundle.named(flat))
     return {name: value for name, value in found.items() if name != "loss_terms"}
 
 
@@ -190,7 +186,7 @@ def test_a_step_of_sgd_is_the_gradients_and_the_update(scope: str) -> None:
         # The kernel multiplies and subtracts with one rounding where the CPU can, numpy with two.
         assert_gradient_close(one.weights, two.weights, 2.0**-22)
         np.copyto(one.weights, two.weights)
-    changed = {n for n, v in one.named(one.weights != before).items() if v.any()}
+    changed = {n for n, v in one.bundle.named(one.weights != before).items() if v.any()}
     inside = set(bundle.scope(scope).parameters)
     assert changed <= inside  # some gradients are too small here to change a float32
     assert len(changed) >= len(inside) / 2

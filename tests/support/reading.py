@@ -14,7 +14,7 @@ import onnx.parser
 import onnxruntime
 
 from edgeadapt.bundle import RESTORE_GRAPH, Bundle, Parameter, open_bundle
-from edgeadapt.export.check import Graphs, named_weights
+from edgeadapt.export.check import Graphs
 from edgeadapt.runtime.plan.check import check
 from edgeadapt.runtime.plan.ir import Program
 from edgeadapt.runtime.plan.read import read
@@ -40,7 +40,7 @@ def assert_read(bundle: Bundle, rows: int, columns: int, seed: int = 0) -> None:
     At other weights than the bundle's, but for the restored image, whose graph has them inside.
     """
     rng, engines = np.random.default_rng(seed), Graphs(bundle)
-    own = named_weights(bundle)
+    own = bundle.named(bundle.weights())
     other = {
         name: np.asarray(value + 0.1 * rng.standard_normal(value.shape), np.float32)
         for name, value in own.items()

@@ -46,9 +46,3 @@ def initialised(bundle: Bundle) -> npt.NDArray[np.float32]:
         part = flat[bundle.offsets()[row.name]]
         part[...] = rng.uniform(-1, 1, part.shape) / np.sqrt(fan)
     return flat
-
-
-def named(bundle: Bundle, flat: Array) -> dict[str, Array]:
-    """The parts of a flat array by parameter."""
-    shapes = {row.name: row.shape for row in bundle.manifest.parameters}
-    return {name: flat[at].reshape(shapes[name]) for name, at in bundle.offsets().items()}

@@ -60,12 +60,9 @@ def gradients_of(
 
 def float64_of(bundle: Bundle, weights: Array, image: Array) -> Array:
     program = fuse(read(bundle, bundle.scope("all").graph, *image.shape[2:]))
-    shapes = {row.name: row.shape for row in bundle.manifest.parameters}
-    parts = bundle.offsets()
-    named = {name: weights[at].reshape(shapes[name]) for name, at in parts.items()}
-    found = interpret.run(program, image, named)
+    found = interpret.run(program, image, bundle.named(weights))
     flat = np.zeros(weights.shape)
-    for name, at in parts.items():
+    for name, at in bundle.offsets().items():
         flat[at] = found[GRADIENT_PREFIX + name].reshape(-1)
     return flat
 

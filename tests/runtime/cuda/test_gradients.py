@@ -25,7 +25,7 @@ from edgeadapt.runtime.plan.read import read
 from edgeadapt.testing import compare_gradients, photo
 from support.cuda_steps import Steps
 from support.interpret import Memory as Float64
-from support.signs import follow, initialised, named
+from support.signs import follow, initialised
 
 # float32 sums of up to a thousand products; 11 and 8 bits of what is stored and multiplied, over
 # the 60 layers of three scales, on the way forward and back, partly cancelling.
@@ -44,7 +44,7 @@ def test_every_gradient_is_within_the_bound(precision: Any) -> None:
     for calls in steps.calls:
         run(steps.device, calls)
     program = fuse(read(bundle, graph, side, side))
-    expected = Float64(program, image, named(bundle, weights))
+    expected = Float64(program, image, bundle.named(weights))
     for op in program.ops:
         follow(op, program, expected, steps, plan.gradient_factor)
     errors = {

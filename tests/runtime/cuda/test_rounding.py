@@ -21,7 +21,7 @@ from edgeadapt.training.network import build
 from support.exporting import export
 from support.interpret import Memory
 from support.rounded import Rounded
-from support.signs import follow, initialised, named
+from support.signs import follow, initialised
 
 SIDE = 64
 # Of the worst parameter: the least and the most.
@@ -32,7 +32,7 @@ BOUNDS: dict[Precision, tuple[float, float]] = {"fp16": (2e-4, 2e-3), "bf16": (2
 @pytest.mark.parametrize("preset", ["nano", "edge"])
 def test_a_parameters_gradient_is_off_by_roundings(preset: str, tmp_path: Path) -> None:
     bundle = export(build(preset=preset), tmp_path / "network.bundle")
-    scope, weights = bundle.scope("all"), named(bundle, initialised(bundle))
+    scope, weights = bundle.scope("all"), bundle.named(initialised(bundle))
     image = photo(0, SIDE, SIDE).astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
     exact = fuse(read(bundle, scope.graph, SIDE, SIDE))
     for precision, (least, most) in BOUNDS.items():

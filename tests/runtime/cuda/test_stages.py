@@ -226,11 +226,7 @@ def test_a_plan_computes_what_the_graph_says(budget: float | None) -> None:
     check(plan.program)
     rng = np.random.default_rng(0)
     image = rng.uniform(-1, 1, (1, 3, 64, 48))
-    flat = bundle.weights()
-    weights = {
-        row.name: flat[bundle.offsets()[row.name]].reshape(row.shape)
-        for row in bundle.manifest.parameters
-    }
+    weights = bundle.named(bundle.weights())
     expected = run(read(bundle, graph, 64, 48), image, weights)
     found = run(plan.program, image, weights, plan.placement.offsets)
     assert list(found) == list(expected)

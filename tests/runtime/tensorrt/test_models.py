@@ -38,12 +38,11 @@ def run(model: onnx.ModelProto | str, feeds: dict[str, Array]) -> dict[str, Arra
 
 def parameters(bundle: Bundle, seed: int | None = None) -> dict[str, Array]:
     """The bundle's own, or others near them."""
-    flat, offsets = bundle.weights(), bundle.offsets()
+    flat = bundle.weights()
     if seed is not None:
         noise = np.random.default_rng(seed).standard_normal(flat.shape)
         flat = (flat + 0.1 * np.abs(flat).mean() * noise).astype(np.float32)
-    rows = bundle.manifest.parameters
-    return {row.name: flat[offsets[row.name]].reshape(row.shape) for row in rows}
+    return bundle.named(flat)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-6), ("tf32", 1e-6), ("fp16", 1e-2)])
