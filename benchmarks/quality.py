@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from edgeadapt.benchmarks.rows import INPUT, Key, Row, Table
@@ -91,25 +92,32 @@ def run(
 
     ``done`` is called after each image that is measured.
     """
-    session: Session | None = None
     result = []
-    try:
+    with one_session(settings) as session_of:
         for task in tasks:
             rows = table.get(task.key)
             if rows is None:
-                bundle = task.model.bundle
-                if session is None or session.bundle is not bundle:
-                    if session is not None:
-                        session.close()
-                    session = Session(bundle, settings.backend, settings.threads)
-                rows = measure_image(session, task, settings.step_size)
+                rows = measure_image(session_of(task.model.bundle), task, settings.step_size)
                 table.add(task.key, rows)
                 done()
             result.append(rows)
-    finally:
-        if session is not None:
-            session.close()
     return result
+
+
+@contextmanager
+def one_session(settings: Settings) -> Iterator[Callable[[Bundle], Session]]:
+    """Gives the session of a bundle, which stays open until that of another is asked for."""
+    with ExitStack() as stack:
+        session: Session | None = None
+
+        def session_of(bundle: Bundle) -> Session:
+            nonlocal session
+            if session is None or session.bundle is not bundle:
+                stack.close()
+                session = stack.enter_context(Session(bundle, settings.backend, settings.threads))
+            return session
+
+        yield session_of
 
 
 def measure_image(session: Session, task: Task, step_size: float | None) -> list[Row]:

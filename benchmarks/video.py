@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from edgeadapt.benchmarks.quality import Model, Settings, bundle_digest
+from edgeadapt.benchmarks.quality import Model, Settings, bundle_digest, one_session
 from edgeadapt.benchmarks.row_file import RowFile
 from edgeadapt.benchmarks.samples import Sample
 from edgeadapt.benchmarks.summary import Mean, mean_quality
@@ -161,23 +161,15 @@ def measure_clips(
     clips: Sequence[Clip], settings: Settings, table: ClipTable, done: Callable[[], None]
 ) -> list[list[FrameRow]]:
     """The rows of every clip; those that the table has are not measured again."""
-    session: Session | None = None
     result = []
-    try:
+    with one_session(settings) as session_of:
         for clip in clips:
             rows = table.get(clip)
             if rows is None:
-                bundle = clip.model.bundle
-                if session is None or session.bundle is not bundle:
-                    if session is not None:
-                        session.close()
-                    session = Session(bundle, settings.backend, settings.threads)
+                session = session_of(clip.model.bundle)
                 rows = measure_clip(session, clip, settings.step_size, done)
                 table.add(clip, rows)
             result.append(rows)
-    finally:
-        if session is not None:
-            session.close()
     return result
 
 
