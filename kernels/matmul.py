@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 from edgeadapt.errors import ArrayError
-from edgeadapt.kernels.tensors import BOOL, TensorArgs
+from edgeadapt.kernels.tensors import TensorArgs
 
 
 class MatmulArgs(ctypes.Structure):
@@ -29,10 +29,16 @@ def matmul(a: TensorArgs, b: TensorArgs, y: TensorArgs) -> MatmulArgs:
     Raises:
         ArrayError: if the shapes do not fit together or a type is bool.
     """
+    check_matmul(a, b, y)
+    return MatmulArgs(a=a, b=b, y=y)
+
+
+def check_matmul(a: TensorArgs, b: TensorArgs, y: TensorArgs) -> tuple[int, ...]:
+    """Raise an `ArrayError` unless ``y`` can be ``a @ b``; returns the shape of ``y``."""
     shapes = [tuple(tensor.shape[: tensor.rank]) for tensor in (a, b, y)]
     for name, tensor, shape in zip("aby", (a, b, y), shapes, strict=True):
-        if tensor.dtype == BOOL:
-            raise ArrayError(f"matmul: {name} must be float32 or bfloat16, got bool.")
+        if not tensor.elements.is_float(tensor.dtype):
+            raise ArrayError(f"matmul: {name} must be {tensor.elements.floats}, got bool.")
         if len(shape) < 2 or len(shape) != a.rank or 0 in shape:
             raise ArrayError(
                 f"matmul: {name} must have elements and the rank of a, 2 or more, got shape "
@@ -50,4 +56,4 @@ def matmul(a: TensorArgs, b: TensorArgs, y: TensorArgs) -> MatmulArgs:
     wanted = (*batch, first[-2], second[-1])
     if result != wanted:
         raise ArrayError(f"matmul: y must be {wanted}, got {result}.")
-    return MatmulArgs(a=a, b=b, y=y)
+    return result

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 from math import prod
 
-from edgeadapt.errors import ArrayError
 from edgeadapt.kernels.cuda.launch import Launch, Work
 from edgeadapt.kernels.cuda.tensors import TensorArgs
+from edgeadapt.kernels.matmul import check_matmul
 
 _SIDE = 32  # of a block's tile
 _THREADS = 256
@@ -29,27 +29,7 @@ def matmul(a: TensorArgs, b: TensorArgs, y: TensorArgs, *, scratch: int = 0) -> 
     Raises:
         ArrayError: if the shapes do not fit together or a type is bool.
     """
-    shapes = [tuple(tensor.shape[: tensor.rank]) for tensor in (a, b, y)]
-    for name, tensor, shape in zip("aby", (a, b, y), shapes, strict=True):
-        if not tensor.elements.is_float(tensor.dtype):
-            raise ArrayError(f"matmul: {name} must be float32, float16 or bfloat16, got bool.")
-        if len(shape) < 2 or len(shape) != a.rank or 0 in shape:
-            raise ArrayError(
-                f"matmul: {name} must have elements and the rank of a, 2 or more, got shape "
-                f"{shape}."
-            )
-    first, second, result = shapes
-    batch = tuple(max(pair) for pair in zip(first[:-2], second[:-2], strict=True))
-    fits = all(
-        size in (1, wanted)
-        for shape in (first, second)
-        for size, wanted in zip(shape[:-2], batch, strict=True)
-    )
-    if not fits or first[-1] != second[-2]:
-        raise ArrayError(f"matmul: a and b must fit together, got {first} and {second}.")
-    wanted = (*batch, first[-2], second[-1])
-    if result != wanted:
-        raise ArrayError(f"matmul: y must be {wanted}, got {result}.")
-    tiles = prod(-(-length // _SIDE) for length in result[-2:])
-    grid = (tiles * prod(batch), 1, 1)
+    shape = check_matmul(a, b, y)
+    tiles = prod(-(-length // _SIDE) for length in shape[-2:])
+    grid = (tiles * prod(shape[:-2]), 1, 1)
     return Work((Launch("matmul", grid, (_THREADS, 1, 1), MatmulArgs(a, b, y)),))
