@@ -61,21 +61,8 @@ def conv_weight_grad(
         ArrayError: if the sizes or types do not fit together.
     """
     channels = check_sources(_NAME, x, MAX_SOURCES, "grad_y", grad_y)
-    if group < 1 or channels % group or grad_y.channels % group:
-        raise ArrayError(
-            f"{_NAME}: group must divide the channels of x and grad_y, {channels} and "
-            f"{grad_y.channels}, got {group}."
-        )
-    kernel = check_result("weight", weight, (grad_y.channels, channels // group), 4)[2:]
-    if bias is not None:
-        if bias_of not in ("grad_y", "x"):
-            raise ArrayError(f"{_NAME}: bias_of must be 'grad_y' or 'x', got {bias_of!r}.")
-        check_result("bias", bias, (channels if bias_of == "x" else grad_y.channels,), 1)
-    if min(*strides, *dilations) < 1:
-        raise ArrayError(
-            f"{_NAME}: strides and dilations must be positive, got {tuple(strides)} and "
-            f"{tuple(dilations)}."
-        )
+    kernel = check_results((channels, grad_y.channels), weight, bias, group, bias_of)
+    check_steps(strides, dilations)
     pair = ctypes.c_int64 * 2
     arguments = ConvWeightGradArgs(
         grad_y=grad_y,
@@ -93,6 +80,40 @@ def conv_weight_grad(
     for position, source in enumerate(x):
         arguments.x[position] = source
     return arguments
+
+
+def check_results(
+    channels: tuple[int, int],
+    weight: TensorArgs,
+    bias: TensorArgs | None,
+    group: int,
+    bias_of: str,
+) -> tuple[int, ...]:
+    """Raise an `ArrayError` unless groups and results fit the ``channels`` of x and of grad_y.
+
+    Returns the size of the kernel.
+    """
+    inputs, outputs = channels
+    if group < 1 or inputs % group or outputs % group:
+        raise ArrayError(
+            f"{_NAME}: group must divide the channels of x and grad_y, {inputs} and {outputs}, "
+            f"got {group}."
+        )
+    kernel = check_result("weight", weight, (outputs, inputs // group), 4)[2:]
+    if bias is not None:
+        if bias_of not in ("grad_y", "x"):
+            raise ArrayError(f"{_NAME}: bias_of must be 'grad_y' or 'x', got {bias_of!r}.")
+        check_result("bias", bias, (inputs if bias_of == "x" else outputs,), 1)
+    return kernel
+
+
+def check_steps(strides: Sequence[int], dilations: Sequence[int]) -> None:
+    """Raise an `ArrayError` unless all are positive."""
+    if min(*strides, *dilations) < 1:
+        raise ArrayError(
+            f"{_NAME}: strides and dilations must be positive, got {tuple(strides)} and "
+            f"{tuple(dilations)}."
+        )
 
 
 def check_result(

@@ -10,7 +10,7 @@ from math import prod
 
 from edgeadapt.errors import ArrayError
 from edgeadapt.kernels.checks import check_pixels, check_sources
-from edgeadapt.kernels.conv_weight_grad import check_result
+from edgeadapt.kernels.conv_weight_grad import check_result, check_results, check_steps
 from edgeadapt.kernels.cuda.conv_weight_grad_plan import (
     MAX_SOURCES,
     SUM_THREADS,
@@ -117,21 +117,8 @@ def conv_weight_grad(
         ArrayError: if the sizes or types do not fit together.
     """
     channels = check_sources(_NAME, x, MAX_SOURCES, "grad_y", grad_y)
-    if group < 1 or channels % group or grad_y.channels % group:
-        raise ArrayError(
-            f"{_NAME}: group must divide the channels of x and grad_y, {channels} and "
-            f"{grad_y.channels}, got {group}."
-        )
-    kernel = check_result("weight", weight, (grad_y.channels, channels // group), 4)[2:]
-    if bias is not None:
-        if bias_of not in ("grad_y", "x"):
-            raise ArrayError(f"{_NAME}: bias_of must be 'grad_y' or 'x', got {bias_of!r}.")
-        check_result("bias", bias, (channels if bias_of == "x" else grad_y.channels,), 1)
-    if min(*strides, *dilations) < 1:
-        raise ArrayError(
-            f"{_NAME}: strides and dilations must be positive, got {tuple(strides)} and "
-            f"{tuple(dilations)}."
-        )
+    kernel = check_results((channels, grad_y.channels), weight, bias, group, bias_of)
+    check_steps(strides, dilations)
     if compute not in ("f32", "tf32", "f16", "bf16"):
         raise ArrayError(
             f"{_NAME}: compute must be 'f32', 'tf32', 'f16' or 'bf16', got {compute!r}."
