@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Mapping
@@ -30,6 +29,7 @@ from edgeadapt.export import trust
 from edgeadapt.export.exporter import ExportOptions, export_bundle
 from edgeadapt.runtime.backends import ON_CPU
 from edgeadapt.training.network import build
+from support.tables import read_rows
 
 Output = pytest.CaptureFixture[str]
 FACTORY = "edgeadapt.training.network:build"
@@ -61,11 +61,6 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def work(net: Path, scope: str = "all") -> Work:
     return Work(str(net), 32, 40, scope, 1, FACTORY)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("scope", ["all", "heads", "bias"])
@@ -140,7 +135,7 @@ def test_the_command_writes_a_row_for_everyone(net: Path, tmp_path: Path, capsys
     out = tmp_path / "made" / "peers.csv"
     arguments = ["bench", "peers", str(net), "--repeats", "2", "--threads", "1", "--no-memory"]
     assert main([*arguments, "--size", "32x24", "--size", "17x33", "-o", str(out)]) == 0
-    rows = read(out)
+    rows = read_rows(out)
     names = [*ON_CPU, "torch", "torch channels-last"]
     found = [(row["width"], row["height"], row["operation"], row["peer"]) for row in rows]
     sizes = (("32", "24"), ("17", "33"))
@@ -156,7 +151,7 @@ def test_the_command_writes_a_row_for_everyone(net: Path, tmp_path: Path, capsys
     assert "torch channels-last" in capsys.readouterr().out
     assert main([*arguments, "--size", "32x24", "-o", str(out), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2 * len(names)
-    assert len(read(out)) == 6 * len(names)
+    assert len(read_rows(out)) == 6 * len(names)
 
 
 def test_without_torch_this_runtime_alone_is_measured(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ from edgeadapt.errors import ConfigError
 from edgeadapt.image import read_image
 from edgeadapt.runtime.session import Session
 from edgeadapt.shifts import SHIFTS
-from support.photos import write_pictures
+from support.photos import write_pictures, write_recordings
+from support.tables import read_rows
 from support.tiny_bundle import write_tiny_bundle
 
 Output = pytest.CaptureFixture[str]
@@ -34,19 +34,11 @@ STEP_SIZE = 0.3  # moves the tiny network far enough for its images to change
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Two recordings of two images and one, in GoPro's layout."""
-    for seed, (name, count) in enumerate([("one", 2), ("two", 1)]):
-        write_pictures(tmp_path / "data" / name / "blur", count, 21, 30, seed=2 * seed)
-        write_pictures(tmp_path / "data" / name / "sharp", count, 21, 30, seed=2 * seed + 1)
-    return tmp_path / "data"
+    return write_recordings(tmp_path / "data", {"one": 2, "two": 1})
 
 
 def bench(bundle: Path, data: Path, *arguments: object) -> int:
     return main(["bench", "quality", str(bundle), "--data", str(data), *map(str, arguments)])
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def scores(image: np.ndarray, sharp: np.ndarray) -> tuple[float, float]:
@@ -83,7 +75,7 @@ def test_rows_are_what_a_session_gives_after_each_step(
     out = tmp_path / "made" / "q.csv"
     assert bench(tiny, data, "--steps", 2, "--step-size", STEP_SIZE, "-o", out) == 0
     expected = expected_rows(tiny, data, 2)
-    rows = read(out)
+    rows = read_rows(out)
     assert len(rows) == len(expected) == 12
     for row in rows:
         psnr, ssim = expected[row["recording"], row["image"], int(row["step"])]
@@ -172,7 +164,7 @@ def test_an_adaptation_that_is_taken_back_counts_as_plain_inference(
     wild = write_tiny_bundle(tmp_path / "wild.bundle", step_size=1e4)
     out = tmp_path / "q.csv"
     assert bench(wild, data, "--steps", 2, "-o", out) == 0
-    rows = read(out)
+    rows = read_rows(out)
     plain = {row["image"] + row["recording"]: row["psnr"] for row in rows if row["step"] == "0"}
     after = [row for row in rows if int(row["step"]) > 0]
     assert len(after) == 6
@@ -190,7 +182,7 @@ def test_an_adaptation_that_is_taken_back_counts_as_plain_inference(
 def test_each_step_is_taken_back_by_its_own_loss(tiny: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "q.csv"
     assert bench(tiny, data, "--steps", 4, "--step-size", RISING, "-o", out) == 0
-    rows = read(out)
+    rows = read_rows(out)
     expected = expected_rows(tiny, data, 4, RISING)
     for row in rows:
         psnr, _ = expected[row["recording"], row["image"], int(row["step"])]
@@ -207,8 +199,8 @@ def test_a_control_is_adapted_as_the_model_is(data: Path, tmp_path: Path, capsys
     out = tmp_path / "q.csv"
     assert bench(model, data, "--control", control, "-o", out) == 0
     assert bench(same, data, "-o", tmp_path / "same.csv", "--no-plot") == 0
-    rows = [row for row in read(out) if row["model"] == "joint (control)"]
-    wanted = read(tmp_path / "same.csv")
+    rows = [row for row in read_rows(out) if row["model"] == "joint (control)"]
+    wanted = read_rows(tmp_path / "same.csv")
     columns = ("image", "step", "steps", "psnr", "ssim", "loss")
     assert [[r[c] for c in columns] for r in rows] == [[r[c] for c in columns] for r in wanted]
     assert len(rows) == 9
@@ -218,7 +210,7 @@ def test_a_control_is_adapted_as_the_model_is(data: Path, tmp_path: Path, capsys
 def test_every_shift_is_a_row(tiny: Path, data: Path, tmp_path: Path, capsys: Output) -> None:
     out = tmp_path / "q.csv"
     assert bench(tiny, data, "--steps", 0, "--limit", 1, "--shift", "all", "-o", out) == 0
-    blurred = {row["shift"]: row["psnr"] for row in read(out) if row["step"] == "-1"}
+    blurred = {row["shift"]: row["psnr"] for row in read_rows(out) if row["step"] == "-1"}
     assert len(set(blurred.values())) == len(SHIFTS)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     printed = [row for row in rows if row[0] == "tiny"]
@@ -238,7 +230,9 @@ def test_size_takes_the_middle_of_larger_images(tiny: Path, data: Path, tmp_path
     write_pictures(tmp_path / "data" / "small" / "sharp", 1, 12, 40, seed=8)
     out = tmp_path / "q.csv"
     assert bench(tiny, data, "--steps", 0, "--size", "20x15", "-o", out) == 0
-    found = {(r["recording"], r["image"]): float(r["psnr"]) for r in read(out) if r["step"] == "-1"}
+    found = {
+        (r["recording"], r["image"]): float(r["psnr"]) for r in read_rows(out) if r["step"] == "-1"
+    }
     assert len(found) == 4
     for (recording, name), psnr in found.items():
         pair = [read_image(data / recording / side / name) for side in ("blur", "sharp")]
@@ -248,7 +242,7 @@ def test_size_takes_the_middle_of_larger_images(tiny: Path, data: Path, tmp_path
         assert psnr == pytest.approx(scores(pair[0][rows, cells], pair[1][rows, cells])[0])
     # The whole image is other work.
     assert bench(tiny, data, "--steps", 0, "-o", out) == 0
-    assert len(read(out)) == 16
+    assert len(read_rows(out)) == 16
 
 
 def test_an_image_smaller_than_the_window_has_no_ssim(
@@ -257,7 +251,7 @@ def test_an_image_smaller_than_the_window_has_no_ssim(
     write_pictures(tmp_path / "small", 1, 9, 30)
     out = tmp_path / "q.csv"
     assert bench(tiny, tmp_path / "small", "--steps", 1, "-o", out) == 0
-    assert {row["ssim"] for row in read(out)} == {""}
+    assert {row["ssim"] for row in read_rows(out)} == {""}
     assert "nan" in capsys.readouterr().out
     before = out.read_text()
     assert bench(tiny, tmp_path / "small", "--steps", 1, "-o", out) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,8 @@ from edgeadapt.cli import main
 from edgeadapt.errors import ConfigError
 from edgeadapt.image import read_image
 from edgeadapt.runtime.session import Session
-from support.photos import write_pictures
+from support.photos import write_pictures, write_recordings
+from support.tables import read_rows
 from support.tiny_bundle import write_tiny_bundle
 
 SIZES = {"conv.bias": 0.3, "conv.weight": 0.02, "head.gain": 0.1}
@@ -42,20 +42,12 @@ def bundle(tmp_path: Path) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Folders of recordings to choose on and to report on."""
-    for seed, (name, count) in enumerate([("choose/a", 2), ("choose/b", 1), ("report/c", 2)]):
-        for side, folder in enumerate(("blur", "sharp")):
-            write_pictures(tmp_path / "data" / name / folder, count, 21, 30, 2 * seed + side)
-    return tmp_path / "data"
+    return write_recordings(tmp_path / "data", {"choose/a": 2, "choose/b": 1, "report/c": 2})
 
 
 def bench(bundle: Path, data: Path, *arguments: object) -> int:
     folders = ("--select", data / "choose", "--report", data / "report")
     return main(["bench", "search", str(bundle), *map(str, (*folders, *arguments))])
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def psnr_by_hand(bundle: Path, folder: Path, scope: str, steps: int, size: float) -> float:
@@ -106,7 +98,7 @@ def test_every_recipe_is_a_row_and_its_numbers_are_a_sessions(
     out = tmp_path / "out"
     sizes = ("--step-size", 0.3, "--step-size", 1e5, "--factor", 1, "--factor", 3)
     assert bench(bundle, data, *sizes, "--scope", "all", "--scope", "bias", "-o", out) == 0
-    rows = read(out / "search.csv")
+    rows = read_rows(out / "search.csv")
     tried = [row for row in rows if row["role"] == "select"]
     recipes = [(r["optimizer"], r["step_size"], r["scope"], r["steps"]) for r in tried]
     assert sorted(recipes) == sorted(
@@ -154,13 +146,15 @@ def test_learned_step_sizes_are_those_of_the_bundle_times_a_factor(
     assert bench(bundle, data, "--factor", 3, "--step-size", 1e-6, "-o", tmp_path / "out") == 0
     (row,) = [
         row
-        for row in read(tmp_path / "out" / "search.csv")
+        for row in read_rows(tmp_path / "out" / "search.csv")
         if (row["step_size"], row["scope"], row["role"]) == ("learned x 3", "all", "select")
     ]
     table = tmp_path / "q.csv"
     command = ["bench", "quality", str(by_hand), "--data", str(data / "choose"), "--no-plot"]
     assert main([*command, "-o", str(table)]) == 0
-    last = {r["recording"] + r["image"]: float(r["psnr"]) for r in read(table) if r["step"] == "2"}
+    last = {
+        r["recording"] + r["image"]: float(r["psnr"]) for r in read_rows(table) if r["step"] == "2"
+    }
     mean = (last["a000.png"] + last["a001.png"]) / 4 + last["b000.png"] / 2
     assert float(row["adapted"]) == pytest.approx(mean, abs=1e-9)
     constant = write_tiny_bundle(tmp_path / "constant.bundle", step_size=0.1)
@@ -178,7 +172,7 @@ def test_only_the_chosen_recipe_and_the_bundles_own_are_reported(
     out = tmp_path / "out"
     few = ("--optimizer", "adam", "--step-size", 0.1, "--scope", "all", "--factor", 1)
     assert bench(bundle, data, *few, "--steps", 6, "-o", out) == 0
-    rows = read(out / "search.csv")
+    rows = read_rows(out / "search.csv")
     tried = [row for row in rows if row["role"] == "select"]
     able = [
         row for row in tried if float(row["best_lowered"]) <= 0.1 and float(row["best_gain"]) > 0
@@ -199,7 +193,9 @@ def test_only_the_chosen_recipe_and_the_bundles_own_are_reported(
     assert {row["images"] for row in reported} == {"2"}
     # No other recipe saw an image to report on.
     measured = {
-        row["bundle"] + row["scope"] for row in read(out / "images.csv") if row["recording"] == "c"
+        row["bundle"] + row["scope"]
+        for row in read_rows(out / "images.csv")
+        if row["recording"] == "c"
     }
     assert len(measured) == 2
 
@@ -255,16 +251,16 @@ def test_a_search_goes_on_and_keeps_what_other_searches_found(
     monkeypatch.setattr(quality, "measure_image", noting)
     arguments = ("--scope", "heads", "--optimizer", "sgd", "--factor", 1, "-o", tmp_path / "out")
     assert bench(bundle, data, *arguments, "--step-size", 0.1) == 0
-    count, before = len(seen), read(tmp_path / "out" / "search.csv")
+    count, before = len(seen), read_rows(tmp_path / "out" / "search.csv")
     images = tmp_path / "out" / "images.csv"
     images.write_text(
         "".join(images.read_text().splitlines(keepends=True)[:9])
     )  # two images and a row
     assert bench(bundle, data, *arguments, "--step-size", 0.1) == 0
     assert len(seen) == 2 * count - 2
-    assert read(tmp_path / "out" / "search.csv") == before
+    assert read_rows(tmp_path / "out" / "search.csv") == before
     assert bench(bundle, data, *arguments, "--step-size", 0.2) == 0
-    after = read(tmp_path / "out" / "search.csv")
+    after = read_rows(tmp_path / "out" / "search.csv")
     assert {row["step_size"] for row in after if row["role"] == "select"} >= {"0.1", "0.2"}
 
 

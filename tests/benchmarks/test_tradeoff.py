@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from edgeadapt.errors import EdgeadaptError
 from edgeadapt.image import read_image
 from edgeadapt.runtime.quality import measure
 from edgeadapt.runtime.session import Session
-from support.photos import write_pictures
+from support.photos import write_recordings
+from support.tables import read_rows
 from support.tiny_bundle import SCOPES, write_tiny_bundle
 
 Output = pytest.CaptureFixture[str]
@@ -34,10 +34,7 @@ SETUP = Setup("net", "0", "native", "fp32", "all", 1, *SIZE, 1, "a processor")
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Two recordings of two images and one, larger than `SIZE` by odd and even numbers."""
-    for seed, (name, count) in enumerate([("one", 2), ("two", 1)]):
-        write_pictures(tmp_path / "data" / name / "blur", count, 21, 30, seed=2 * seed)
-        write_pictures(tmp_path / "data" / name / "sharp", count, 21, 30, seed=2 * seed + 1)
-    return tmp_path / "data"
+    return write_recordings(tmp_path / "data", {"one": 2, "two": 1})
 
 
 @pytest.fixture
@@ -63,11 +60,6 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Setup]]:
     return seen
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def alike(one: dict[str, str], other: dict[str, str]) -> bool:
     return all(one[name] == other[name] for name in ("backend", "precision", "scope", "steps"))
 
@@ -80,13 +72,13 @@ def test_rows_are_what_sessions_give(
     tiny: Path, data: Path, tmp_path: Path, bench: Callable[..., int], capsys: Output
 ) -> None:
     assert bench("--steps", 0, "--steps", 2, "--repeats", 2) == 0
-    rows = read(tmp_path / "out" / "tradeoff.csv")
+    rows = read_rows(tmp_path / "out" / "tradeoff.csv")
     assert {(row["scope"], row["steps"]) for row in rows} == {
         ("-", "0"),
         *((scope, "2") for scope in SCOPES),
     }
     assert len(rows) == ENGINES * (1 + len(SCOPES))
-    timings = read(tmp_path / "out" / "timings.csv")
+    timings = read_rows(tmp_path / "out" / "timings.csv")
     for row in rows:
         own = [t for t in timings if alike(t, row)]
         assert len(own) == 6
@@ -154,7 +146,7 @@ def test_a_second_call_goes_on(
     (out / "tradeoff.csv").write_text(whole["tradeoff.csv"][:-10])
     assert bench(*arguments) == 0
     assert len(restored) == once + 2
-    assert len(read(out / "tradeoff.csv")) == 2 * ENGINES
+    assert len(read_rows(out / "tradeoff.csv")) == 2 * ENGINES
     # More of it is more work, and only that.
     assert bench(*arguments, "--steps", 2) == 0
     assert len(restored) == once + 2 + 3 * ENGINES
@@ -163,13 +155,13 @@ def test_a_second_call_goes_on(
     assert len(restored) == 2 * once + 2 + 3 * ENGINES
     assert bench(*arguments, "--limit", 1) == 0
     assert len(restored) == 2 * once + 2 + 3 * ENGINES, "the same files in another set"
-    assert len(read(out / "tradeoff.csv")) == (3 + 2 + 2) * ENGINES
+    assert len(read_rows(out / "tradeoff.csv")) == (3 + 2 + 2) * ENGINES
     # Fewer rounds than there are: the first of them.
     (out / "tradeoff.csv").unlink()
     assert bench(*arguments) == 0
     assert len(restored) == 2 * once + 2 + 3 * ENGINES
-    first = [t for t in read(out / "timings.csv") if t["round"] == "0" and t["steps"] != "2"]
-    for number, row in enumerate(read(out / "tradeoff.csv")):
+    first = [t for t in read_rows(out / "timings.csv") if t["round"] == "0" and t["steps"] != "2"]
+    for number, row in enumerate(read_rows(out / "tradeoff.csv")):
         own = [float(t["milliseconds"]) for t in first if alike(t, row)]
         assert (number, float(row["milliseconds"])) == (
             number,
@@ -207,11 +199,11 @@ def test_a_row_without_memory_is_measured_again_when_memory_is_asked_for(
     monkeypatch.setattr(tradeoff_command, "session_peak_mib", lambda setup, path: 12.34)
     for _ in range(2):
         assert bench(*arguments, "--memory") == 0
-        (row,) = read(tmp_path / "out" / "tradeoff.csv")[-1:]
+        (row,) = read_rows(tmp_path / "out" / "tradeoff.csv")[-1:]
         assert row["peak_mib"] == "12.3"
     assert len(restored) == 3
     assert bench(*arguments) == 0
-    assert len(read(tmp_path / "out" / "tradeoff.csv")) == 1
+    assert len(read_rows(tmp_path / "out" / "tradeoff.csv")) == 1
 
 
 def test_engines_that_disagree_are_not_timed(
@@ -241,7 +233,7 @@ def test_two_bundles_of_one_name_are_two(
     other = write_tiny_bundle(tmp_path / "other" / tiny.name, seed=1)
     arguments = (other, "--steps", 0, "--backend", "native", "--precision", "fp32")
     assert bench(*arguments, "--repeats", 1, "--limit", 1) == 0
-    rows = read(tmp_path / "out" / "tradeoff.csv")
+    rows = read_rows(tmp_path / "out" / "tradeoff.csv")
     assert len({row["bundle"] for row in rows}) == 2
     assert len({row["weights"] for row in rows}) == 2
     assert rows[0]["psnr"] != rows[1]["psnr"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ from edgeadapt.benchmarks import video
 from edgeadapt.cli import main
 from edgeadapt.image import read_image
 from edgeadapt.runtime.session import Session
-from support.photos import write_pictures
+from support.photos import write_recordings
+from support.tables import read_rows
 from support.tiny_bundle import write_tiny_bundle
 
 Output = pytest.CaptureFixture[str]
@@ -23,19 +23,11 @@ FRAMES = {"one": 5, "two": 3}
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Two clips, in GoPro's layout."""
-    for seed, (name, count) in enumerate(FRAMES.items()):
-        write_pictures(tmp_path / "data" / name / "blur", count, 21, 30, seed=2 * seed)
-        write_pictures(tmp_path / "data" / name / "sharp", count, 21, 30, seed=2 * seed + 1)
-    return tmp_path / "data"
+    return write_recordings(tmp_path / "data", FRAMES)
 
 
 def bench(bundle: Path, data: Path, *arguments: object) -> int:
     return main(["bench", "video", str(bundle), "--data", str(data), *map(str, arguments)])
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def by_hand(bundle: Path, folder: Path, stride: int) -> list[float]:
@@ -59,7 +51,7 @@ def test_frames_are_restored_by_the_weights_of_the_last_that_was_adapted_to(
     out = tmp_path / "v.csv"
     strides = ("--stride", 1, "--stride", 2, "--stride", 10)
     assert bench(tiny, data, "--steps", 2, "--step-size", STEP_SIZE, *strides, "-o", out) == 0
-    rows = read(out)
+    rows = read_rows(out)
     expected = {
         (name, stride): by_hand(tiny, data / name, stride)
         for name in FRAMES
@@ -99,7 +91,7 @@ def test_a_stride_is_what_run_every_does(tiny: Path, data: Path, tmp_path: Path)
     assert bench(tiny, data, "--stride", 3, "--step-size", STEP_SIZE, "-o", out) == 0
     run = ["run", str(tiny), str(data / "one" / "blur"), "-o", str(tmp_path / "restored")]
     assert main([*run, "--every", "3", "--step-size", str(STEP_SIZE)]) == 0
-    own = [r for r in read(out) if r["recording"] == "one" and r["stride"] == "3"]
+    own = [r for r in read_rows(out) if r["recording"] == "one" and r["stride"] == "3"]
     assert len(own) == 5
     for row in own:
         sharp = read_image(data / "one" / "sharp" / row["image"])
@@ -114,7 +106,7 @@ def test_an_adaptation_that_is_taken_back_leaves_the_bundles_weights(
     wild = write_tiny_bundle(tmp_path / "wild.bundle", step_size=1e4)
     out = tmp_path / "v.csv"
     assert bench(wild, data, "--stride", 2, "-o", out) == 0
-    rows = read(out)
+    rows = read_rows(out)
     plain = [row["psnr"] for row in rows if row["stride"] == "0"]
     assert [row["psnr"] for row in rows if row["stride"] == "2"] == plain
     back = [(r["frame"], r["adapted"]) for r in rows if r["reverted"] == "True"]
@@ -146,7 +138,7 @@ def test_a_run_goes_on_with_the_first_clip_that_is_not_whole(
     # Another number of frames is another clip.
     assert bench(tiny, data, *arguments, "--frames", 2) == 0
     assert len(seen) == 11
-    assert {r["frame"] for r in read(out)[16:]} == {"0", "1"}
+    assert {r["frame"] for r in read_rows(out)[16:]} == {"0", "1"}
 
 
 @pytest.mark.parametrize(
