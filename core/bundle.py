@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import struct
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +32,7 @@ from edgeadapt.manifest import (
     read_manifest,
     write_manifest,
 )
+from edgeadapt.shipped import find_bundle
 
 __all__ = [
     "FORMAT_VERSION",
@@ -47,7 +47,6 @@ __all__ = [
     "Model",
     "Parameter",
     "Scope",
-    "find_bundle",
     "open_bundle",
     "safetensors_layout",
     "write_manifest",
@@ -96,14 +95,10 @@ class Bundle:
         )
 
 
-def find_bundle(name: str | Path) -> Path:
-    """The folder of a bundle: a path as it is, or the name of one that ships ("default")."""
-    shipped = Path(str(package_files("edgeadapt"))) / "bundles" / f"{name}.bundle"
-    return shipped if not Path(name).exists() and shipped.is_dir() else Path(name)
-
-
 def open_bundle(name: str | Path) -> Bundle:
     """Read a bundle and check all of it: version, tables, hashes, weights and every graph.
+
+    ``name`` is its folder, or a name that `edgeadapt.shipped` knows: "nano", "edge", "default".
 
     Raises:
         BundleError: naming the file or field at fault.

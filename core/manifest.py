@@ -15,6 +15,7 @@ from cattrs.v import format_exception
 
 from edgeadapt.errors import BundleError
 from edgeadapt.files import sha256
+from edgeadapt.shipped import shipped_names
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -155,8 +156,8 @@ def _read_document(path: Path, file: Path) -> Any:
         if not file.is_file():
             raise BundleError(
                 f"{path}: not a bundle, it has no {MANIFEST}.",
-                "give the folder that `edgeadapt export` wrote, or `default` for the bundle that "
-                "ships with edgeadapt.",
+                "give the folder that `edgeadapt export` wrote, or the name of a network that "
+                f"ships with edgeadapt: {shipped_names()}.",
             )
         return json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
