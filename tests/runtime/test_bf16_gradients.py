@@ -35,7 +35,7 @@ BOUND = 1e-2
 
 
 def test_every_gradient_is_within_a_hundredth(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     weights = initialised(bundle)
     gradients = np.full_like(weights, np.nan)
     graph = bundle.scope("all").graph
