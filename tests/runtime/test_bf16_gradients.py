@@ -1,4 +1,4 @@
-"""bfloat16's gradients against float64, for every parameter of the network that ships.
+"""bfloat16's gradients against float64, for every parameter of `nano`.
 
 The gradient of an L1 loss and of LeakyReLU is made of signs. A rounding to 8 bits turns those of
 values near zero, and a turned sign is no rounding error of a gradient. So float64 is given the
