@@ -25,7 +25,7 @@ from edgeadapt.runtime.backend import Precision, usable_cores
 from edgeadapt.testing import photo, psnr
 
 U8 = npt.NDArray[np.uint8]
-BUNDLE = os.environ.get("EDGEADAPT_BUNDLE", "default")
+BUNDLE = os.environ.get("EDGEADAPT_BUNDLE", "nano")
 HEIGHT = WIDTH = 256
 STEPS = 5
 ROUNDS = 5

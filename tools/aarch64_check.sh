@@ -205,7 +205,7 @@ said = json.load(open(sys.argv[1])); print(said["device"], said["would_use"], "e
 for one in said["findings"]:
     if one["state"] != "ok": print(one["state"], one["check"], "-", one["found"], "->", one["fix"])
 sys.exit(said["exit_code"] != int(sys.argv[2]) or said["would_use"] != "native")' "$WORK/doctor.json" $code || return 1
-  say_and_run edgeadapt info default --plan --size 256x256 | grep -v '^[0-9]' || return 1
+  say_and_run edgeadapt info nano --plan --size 256x256 | grep -v '^[0-9]' || return 1
   arm python -c "from PIL import Image; import numpy as np
 x = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
 Image.fromarray(x).resize((48, 36), 3).save('/tmp/commands/photo.png')" || return 1
@@ -220,14 +220,14 @@ print('largest differences from ONNX Runtime, of 255:', worst, 'in bf16', rounde
 assert max(worst) <= 1 and rounded <= 4 and one.std() > 5" || return 1
   arm pip install -q --no-index --find-links /wheels --no-compile 'scikit-image>=0.24' || return 1
   # A step at its 512x512 takes minutes in here.
-  say_and_run edgeadapt demo -o /tmp/commands/demo --steps "$([ "$MODE" = full ] && echo 1 || echo 0)" &&
+  say_and_run edgeadapt demo --bundle nano -o /tmp/commands/demo --steps "$([ "$MODE" = full ] && echo 1 || echo 0)" &&
     cp "$SYSTEM/tmp/commands/demo/demo.png" "$WORK/demo.png"
 }
 
 run_and_keep() {
   local name=$1
   shift
-  say_and_run edgeadapt run default /tmp/commands/photo.png -o "/tmp/commands/$name.png" --steps 2 "$@"
+  say_and_run edgeadapt run nano /tmp/commands/photo.png -o "/tmp/commands/$name.png" --steps 2 "$@"
 }
 
 say_and_run() {

@@ -209,7 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("bundle", nargs="?", default="default")
+    parser.add_argument("bundle", nargs="?", default="nano")
     parser.add_argument("--size", default="640x360", metavar="WxH")
     parser.add_argument("--threads", type=int, default=usable_cores())
     given = parser.parse_args()

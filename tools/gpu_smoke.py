@@ -47,7 +47,7 @@ def adapted(
     backend: str, precision: str, image: npt.NDArray[np.uint8], steps: int
 ) -> tuple[npt.NDArray[np.uint8], float]:
     """The image after so many steps, and the loss before them."""
-    with Session("default", backend, precision=precision) as session:  # type: ignore[arg-type]
+    with Session("nano", backend, precision=precision) as session:  # type: ignore[arg-type]
         done = session.adapt(image, steps)
         return session.restore(image), done.losses[0]
 

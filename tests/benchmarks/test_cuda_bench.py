@@ -44,11 +44,11 @@ def _threads() -> Any:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 def work(factory: str = FACTORY) -> Work:
-    return Work("default", HEIGHT, WIDTH, "heads", 1, factory)
+    return Work("nano", HEIGHT, WIDTH, "heads", 1, factory)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_table_names_the_gpu_and_the_least_time(
     monkeypatch.setenv("EDGEADAPT_COMMIT", "abc123")
     out = tmp_path / "gpu.csv"
     size = f"{WIDTH}x{HEIGHT}"
-    arguments = ["bench", "peers", "default", "--device", "cuda", "--scope", "heads", "--steps"]
+    arguments = ["bench", "peers", "nano", "--device", "cuda", "--scope", "heads", "--steps"]
     arguments += [
         "1",
         "--repeats",
@@ -150,7 +150,7 @@ def test_a_table_names_the_gpu_and_the_least_time(
     assert first["roofline_of"] == "orin-nano"
     assert 0 < float(first["roofline_ms"]) < 10
     assert float(rows[1]["roofline_ms"]) < float(first["roofline_ms"])
-    assert main(["bench", "peers", "default", "--size", size, "-o", str(out)]) == 2
+    assert main(["bench", "peers", "nano", "--size", size, "-o", str(out)]) == 2
     assert "is a table of something else" in capsys.readouterr().err
 
 
@@ -203,7 +203,7 @@ def test_without_a_gpu_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: O
         raise BackendError("there is no NVIDIA driver.", "install NVIDIA's driver.")
 
     monkeypatch.setattr(cuda_bench, "_gpu", refused)
-    assert main(["bench", "peers", "default", "--device", "cuda"]) == 2
+    assert main(["bench", "peers", "nano", "--device", "cuda"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [

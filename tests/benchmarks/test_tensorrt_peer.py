@@ -31,7 +31,7 @@ def _kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 def opened(bundle: Bundle, scope: str, fake: Fake) -> TensorrtPeer:
@@ -83,7 +83,7 @@ def test_it_gets_rows_where_it_is_installed(
     monkeypatch.setattr(cuda_bench, "_gpu", HostDevice)
     monkeypatch.setattr(cuda_bench, "our_names", lambda: ["cuda"])
     monkeypatch.setattr(cuda_bench, "tensorrt_names", lambda: ["tensorrt", "tensorrt fp16"])
-    work = Work("default", HEIGHT, WIDTH, "heads", 1, "")
+    work = Work("nano", HEIGHT, WIDTH, "heads", 1, "")
 
     def measured() -> set[tuple[str, str]]:
         rows = cuda_bench.measure(bundle, [work], steps=2, repeats=1, ways=[])

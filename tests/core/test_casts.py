@@ -27,14 +27,14 @@ HEAD = 'ir_version: 9, opset_import: ["" : 18]'
 
 
 @pytest.fixture(scope="module")
-def default() -> Bundle:
-    return open_bundle("default")
+def nano() -> Bundle:
+    return open_bundle("nano")
 
 
 @cache
 def shipped(graph: str, precision: Precision) -> onnx.ModelProto:
-    """A graph of the network that ships, cast once for all tests."""
-    return cast_graph(open_bundle("default"), graph, precision)
+    """A graph of `nano`, cast once for all tests."""
+    return cast_graph(open_bundle("nano"), graph, precision)
 
 
 def signature(model: onnx.ModelProto) -> list[bytes]:
@@ -65,10 +65,8 @@ def check_no_pointless_casts(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("graph", SHIPPED)
-def test_what_goes_in_and_out_is_the_same(
-    default: Bundle, graph: str, precision: Precision
-) -> None:
-    before = read_graph(default.path / graph)
+def test_what_goes_in_and_out_is_the_same(nano: Bundle, graph: str, precision: Precision) -> None:
+    before = read_graph(nano.path / graph)
     after = shipped(graph, precision)
     assert signature(after) == signature(before)
     assert not after.functions
@@ -93,24 +91,24 @@ def test_every_convolution_with_weights_is_in_16_bits(precision: Precision) -> N
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_restoring_casts_images_only(default: Bundle, precision: Precision) -> None:
-    model = cast_graph(default, "restore.onnx", precision)
+def test_restoring_casts_images_only(nano: Bundle, precision: Precision) -> None:
+    model = cast_graph(nano, "restore.onnx", precision)
     weights = {tensor.name for tensor in model.graph.initializer}
     activations = [node for node in casts(model) if node.input[0] not in weights]
     # Three scales: an image in, the one from below in, the residual out; none in from below at
     # the coarsest.
     assert len(activations) == 8
     assert {node.input[0] for node in casts(model)} >= {
-        row.name for row in default.manifest.parameters if row.name in weights
+        row.name for row in nano.manifest.parameters if row.name in weights
     }
 
 
-def test_nothing_is_left_outside(default: Bundle, tmp_path: Path) -> None:
-    model = cast_graph(default, "restore.onnx", "fp16")
+def test_nothing_is_left_outside(nano: Bundle, tmp_path: Path) -> None:
+    model = cast_graph(nano, "restore.onnx", "fp16")
     assert all(t.data_location != TensorProto.EXTERNAL for t in model.graph.initializer)
     held = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    weights, offsets = default.weights(), default.offsets()
-    names = [row.name for row in default.manifest.parameters if row.name in held]
+    weights, offsets = nano.weights(), nano.offsets()
+    names = [row.name for row in nano.manifest.parameters if row.name in held]
     assert names
     for name in names:
         np.testing.assert_array_equal(held[name].ravel(), weights[offsets[name]])
@@ -135,15 +133,15 @@ def test_weights_outside_are_left_where_they_are(tmp_path: Path, precision: Prec
     )
 
 
-def test_fp32_changes_nothing(default: Bundle) -> None:
-    model = read_graph(default.path / "adapt.heads.onnx")
+def test_fp32_changes_nothing(nano: Bundle) -> None:
+    model = read_graph(nano.path / "adapt.heads.onnx")
     same = cast_model(model, "fp32")
     assert same == model
     assert same is not model
 
 
-def test_what_is_given_stays_as_it_was(default: Bundle) -> None:
-    model = read_graph(default.path / "adapt.heads.onnx")
+def test_what_is_given_stays_as_it_was(nano: Bundle) -> None:
+    model = read_graph(nano.path / "adapt.heads.onnx")
     before = model.SerializeToString()
     assert cast_model(model, "bf16") != model
     assert model.SerializeToString() == before

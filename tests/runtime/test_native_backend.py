@@ -31,11 +31,11 @@ from support.user_networks import LOSSES, Network, conv
 
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
-EVERYTHING = ["default", *MAKE]
+EVERYTHING = ["nano", *MAKE]
 
 
 def bundle_of(name: str) -> Bundle:
-    return open_bundle("default") if name == "default" else exported(name)
+    return open_bundle("nano") if name == "nano" else exported(name)
 
 
 def frame(bundle: Bundle, rows: int = 3, columns: int = 2, seed: int = 0) -> Frame:
@@ -97,7 +97,7 @@ def test_every_graph_gives_what_float64_and_onnxruntime_give(name: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     first, other = Opened(bundle, EngineOptions(2)), Opened(bundle, EngineOptions(threads))
     at, again = frame(bundle, 5, 7), frame(bundle, 5, 7)
     assert_equal(first.outputs("all", at), other.outputs("all", again))
@@ -172,7 +172,7 @@ class Apart:
 
 @pytest.mark.parametrize("scope", ["all", "heads"])
 def test_a_step_of_sgd_is_the_gradients_and_the_update(scope: str) -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     one, two = Opened(bundle), Opened(bundle)
     at, again = frame(bundle), frame(bundle)
     sizes = flat_step_sizes(bundle, scope, 1e-12)  # at these weights the loss is 1e9
@@ -193,7 +193,7 @@ def test_a_step_of_sgd_is_the_gradients_and_the_update(scope: str) -> None:
 
 
 def test_another_step_size_is_used_from_the_next_step_on() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     opened, at = Opened(bundle), frame(bundle)
     for step_size in (1e-12, 1e-11, 0.0):
         before = opened.weights.copy()
@@ -205,7 +205,7 @@ def test_another_step_size_is_used_from_the_next_step_on() -> None:
 
 
 def test_adam_steps_after_the_gradients() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     one, two, at = Opened(bundle), Opened(bundle), frame(bundle)
     sizes = flat_step_sizes(bundle, "all", 1e-3)
     first, second = (Adam(o.weights, o.gradients, sizes) for o in (one, two))
@@ -215,7 +215,7 @@ def test_adam_steps_after_the_gradients() -> None:
 
 
 def test_every_size_and_frame_has_its_own_results() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     opened = Opened(bundle)
     frames = [frame(bundle, 2, 3, 1), frame(bundle, 4, 1, 2), frame(bundle, 4, 1, 3)]
     expected = [copied(Opened(bundle).outputs("all", at)) for at in frames]
@@ -227,7 +227,7 @@ def test_every_size_and_frame_has_its_own_results() -> None:
 
 
 def test_a_memory_budget_is_met_with_the_same_bits() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     plain, at = Opened(bundle), frame(bundle, 6, 8)
     expected = copied(plain.outputs("all", at))
     whole = plain.engine._arena.nbytes
@@ -237,7 +237,7 @@ def test_a_memory_budget_is_met_with_the_same_bits() -> None:
 
 
 def test_a_budget_that_cannot_be_met_says_what_can() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     opened = Opened(bundle, EngineOptions(2, memory_budget=1000))
     with pytest.raises(ConfigError, match="memory"):
         opened.engine.gradients("all", frame(bundle))
@@ -247,7 +247,7 @@ def test_a_budget_that_cannot_be_met_says_what_can() -> None:
 def test_an_arena_that_the_machine_does_not_have_leaves_the_backend_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     opened, small, large = Opened(bundle), frame(bundle), frame(bundle, 4, 4)
     expected = copied(opened.outputs("all", small))
 
@@ -267,7 +267,7 @@ def test_an_arena_that_the_machine_does_not_have_leaves_the_backend_as_it_was(
 
 
 def test_bf16_stays_close() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     at, other = frame(bundle, 4, 5), frame(bundle, 4, 5)
     Opened(bundle, EngineOptions(2)).engine.restore(at)
     Opened(bundle, EngineOptions(2, "bf16")).engine.restore(other)
@@ -277,7 +277,7 @@ def test_bf16_stays_close() -> None:
 
 
 def test_steps_after_the_first_allocate_nothing() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     opened, at = Opened(bundle), frame(bundle, 4, 4)
     sizes = flat_step_sizes(bundle, "all", 1e-12)
     optimizer = Sgd(opened.weights, opened.gradients, sizes)
@@ -322,7 +322,7 @@ def test_an_operator_without_a_rule_is_refused_when_the_backend_opens(
 
     monkeypatch.delitem(rules(), "LeakyRelu")  # type: ignore[arg-type]
     with pytest.raises(BackendError, match=r"no rule for LeakyRelu.*--backend onnxruntime"):
-        Opened(bundle_of("default"))
+        Opened(bundle_of("nano"))
 
 
 def test_what_a_single_pixel_does_not_have_is_no_reason_to_refuse_a_bundle(tmp_path: Path) -> None:
@@ -346,13 +346,13 @@ def test_only_what_no_larger_graph_holds_is_read_when_the_backend_opens(
         read(bundle, name, height, width)
 
     monkeypatch.setattr("edgeadapt.runtime.plan.compile.read", read_and_note)
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     Opened(bundle)
     assert names == [bundle.scope("all").graph]
 
 
 def test_planning_the_default_bundle_says_its_memory_before_it_runs() -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     opened, at = Opened(bundle), frame(bundle)
     graph = bundle.scope("all").graph
     plan = compile_graph(bundle, graph, *at.image.shape[2:], opened.engine._target)

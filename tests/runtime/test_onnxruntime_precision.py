@@ -1,4 +1,4 @@
-"""What 16 bits cost on photographs: the network that ships, blurred by a camera's motion."""
+"""What 16 bits cost on photographs: `nano`, and images blurred by a camera's motion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 def pair(name: str) -> Pair:

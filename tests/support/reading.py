@@ -87,7 +87,7 @@ class Snippet:
         self.file = folder / "snippet.onnx"
         onnx.save(onnx.parser.parse_model(text), self.file)
         rows = tuple(Parameter(name, shape, "shared") for name, shape in self.shapes.items())
-        self.bundle = Bundle(folder, replace(open_bundle("default").manifest, parameters=rows))
+        self.bundle = Bundle(folder, replace(open_bundle("nano").manifest, parameters=rows))
 
     def program(self, height: int = 6, width: int = 10) -> Program:
         """What is read, checked."""

@@ -40,7 +40,7 @@ BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "bf1
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 def image_of(bundle: Bundle, rows: int = 4, columns: int = 6) -> Array:
@@ -139,7 +139,7 @@ def test_five_steps_restore_what_the_cpu_restores(
     blurred = (sharp // 2 + np.roll(sharp, 2, 1) // 2).astype(np.uint8)
     found = []
     for backend, kind in (("native", "fp32"), ("cuda", precision)):
-        opened.append(Session("default", backend, precision=kind))  # type: ignore[arg-type]
+        opened.append(Session("nano", backend, precision=kind))  # type: ignore[arg-type]
         assert not opened[-1].adapt(blurred, 5).reverted
         found.append(psnr(opened[-1].restore(blurred), sharp))
     assert abs(found[1] - found[0]) <= bound
@@ -148,7 +148,7 @@ def test_five_steps_restore_what_the_cpu_restores(
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_ten_runs_give_the_same_bits(opened: list[Session], precision: Precision) -> None:
     picture = photo(1, 240, 336)
-    opened.append(Session("default", "cuda", precision=precision))
+    opened.append(Session("nano", "cuda", precision=precision))
     first = None
     for _ in range(10):
         opened[0].reset()
@@ -190,7 +190,7 @@ def test_two_sessions_in_two_threads(opened: list[Session]) -> None:
     pictures = [photo(seed, 120, 168) for seed in range(2)]
     expected = []
     for picture in pictures:
-        opened.append(Session("default", "cuda"))
+        opened.append(Session("nano", "cuda"))
         expected.append((opened[-1].adapt(picture, 3).losses, opened[-1].restore(picture)))
     found: dict[int, list[Any]] = {0: [], 1: []}
     problems: list[BaseException] = []
@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_refused_and_a_smaller_image_goes(
 ) -> None:
     device = Small(gpu)
     monkeypatch.setattr(cuda_backend, "_gpu", lambda: device)
-    session = Session("default", "cuda")
+    session = Session("nano", "cuda")
     message = r"1280x720 needs [\d,]+ MiB on the GPU, of which \d+ MiB are free"
     with pytest.raises(BackendError, match=message):
         session.adapt(photo(0, 720, 1280), 1)

@@ -55,15 +55,15 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["default", "body: simple gates", "attention_over_pixels", "an activation is a Conv's weight"],
+    ["nano", "body: simple gates", "attention_over_pixels", "an activation is a Conv's weight"],
 )
 def test_every_graph_gives_what_the_native_engine_gives(name: str, tiny: Path) -> None:
-    files = {"default": "default", "an activation is a Conv's weight": tiny}
+    files = {"nano": "nano", "an activation is a Conv's weight": tiny}
     bundle = open_bundle(files[name]) if name in files else exported(name)
     found, expected = Opened(CudaBackend, bundle), Opened(NativeBackend, bundle)
     for scope in bundle.manifest.scopes:
@@ -213,12 +213,12 @@ def test_pictures_come_and_go_as_bytes(
 def session(monkeypatch: pytest.MonkeyPatch, **device: Any) -> tuple[Session, HostDevice]:
     made = HostDevice(**device)
     monkeypatch.setattr(cuda_backend, "_gpu", lambda: made)
-    return Session("default", backend="cuda"), made
+    return Session("nano", backend="cuda"), made
 
 
 def test_a_session_gives_what_it_gives_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = photo(0, 13, 22)
-    (cuda, _), cpu = session(monkeypatch), Session("default", backend="native")
+    (cuda, _), cpu = session(monkeypatch), Session("nano", backend="native")
     difference = cuda.restore(picture).astype(int) - cpu.restore(picture)
     assert np.abs(difference).max() <= 1
     found, expected = cuda.adapt(picture, 3, "heads"), cpu.adapt(picture, 3, "heads")
@@ -298,7 +298,7 @@ def test_a_device_that_fails_leaves_the_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(BackendError, match="does not answer any more"):
         cuda.restore(picture)
     cuda.close()
-    with Session("default", backend="native") as cpu:
+    with Session("nano", backend="native") as cpu:
         cpu.restore(picture)
 
 

@@ -200,7 +200,7 @@ def test_a_network_computes_the_same_with_cudnn(
 ) -> None:
     made, asked = first_of(cudnn, tmp_path)
     fake_cudnn.workspaces["eng1"] = 512
-    bundle, found = open_bundle("default"), []
+    bundle, found = open_bundle("nano"), []
     rows = columns = 2 * bundle.manifest.image.size_multiple
     x = np.random.default_rng(0).uniform(-1, 1, (1, 3, rows, columns)).astype(np.float32)
     scope = bundle.manifest.scopes[0].name
@@ -225,7 +225,7 @@ def test_every_operation_of_a_network_is_right_with_cudnn_in_fp16(
     cudnn = open_cudnn(HostDevice(lazy=False))
     assert cudnn is not None
     made, asked = first_of(cudnn, tmp_path)
-    makers, bundle = makers_with(made), open_bundle("default")
+    makers, bundle = makers_with(made), open_bundle("nano")
     target = Target(packed_elements, scratch_asker(makers), "fp16", choose=made.choose)
     side = 2 * bundle.manifest.image.size_multiple
     plan = compile_graph(bundle, bundle.manifest.scopes[0].graph, side, side, target)

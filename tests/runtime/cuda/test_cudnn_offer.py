@@ -205,7 +205,7 @@ def test_pads_lead_from_one_size_to_the_other_and_change_nothing(
 
 
 def test_every_convolution_of_the_default_network_is_listed_once() -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     plan = compile_graph(bundle, bundle.scope("all").graph, 64, 96, cuda_target("fp16", None))
     listed = offers(plan.program)
     positions = sorted(position for offer in listed for position in offer.operations)

@@ -1,4 +1,4 @@
-"""Gradients of the network that ships, from CUDA's kernels on the host, against float64.
+"""Gradients of `nano`, from CUDA's kernels on the host, against float64.
 
 As tests/runtime/test_bf16_gradients.py has it: float64 is given the signs that the engine found,
 and everything else must agree. Every tensor keeps a place of its own, so that signs can be read
@@ -35,7 +35,7 @@ BOUNDS = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_every_gradient_is_within_the_bound(precision: Any) -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     side = 4 * bundle.manifest.image.size_multiple
     graph, weights = bundle.scope("all").graph, initialised(bundle)
     image = photo(0, side, side).astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1

@@ -27,9 +27,9 @@ def fused(bundle: Bundle, graph: str) -> Program:
     return fuse(read(bundle, graph, 2 * multiple, 3 * multiple))
 
 
-@pytest.mark.parametrize("name", ["default", *MAKE])
+@pytest.mark.parametrize("name", ["nano", *MAKE])
 def test_every_gradient_is_multiplied_and_nothing_else_is(name: str) -> None:
-    bundle = open_bundle("default") if name == "default" else exported(name)
+    bundle = open_bundle("nano") if name == "nano" else exported(name)
     program = fused(bundle, bundle.scope("all").graph)
     scaled, factor = scale_gradients(program)
     check(scaled)
@@ -43,7 +43,7 @@ def test_every_gradient_is_multiplied_and_nothing_else_is(name: str) -> None:
 
 
 def test_without_gradients_there_is_no_factor() -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     program = fused(bundle, "loss.onnx")
     assert scale_gradients(program) == (program, 1.0)
 

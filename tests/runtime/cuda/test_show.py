@@ -50,7 +50,7 @@ def test_launches_and_bytes_of_a_small_program() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_default_network_moves_little_more_than_it_must(precision: str) -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     scope = bundle.scope("all")
     target = cuda_target(precision, None)  # type: ignore[arg-type]
     plan = compile_graph(bundle, scope.graph, 720, 1280, target, scope.parameters)
@@ -69,7 +69,7 @@ def test_the_default_network_moves_little_more_than_it_must(precision: str) -> N
 
 
 def test_what_is_computed_again_is_more_than_the_least() -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     graph = bundle.scope("all").graph
     whole = compile_graph(bundle, graph, 256, 256, cuda_target("fp32", None))
     budget = int(0.6 * whole.placement.arena_bytes)

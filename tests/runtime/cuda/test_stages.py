@@ -24,12 +24,12 @@ from support.fusing import assert_same, kinds
 from support.interpret import run
 from support.programs import Builder
 
-NETWORKS = ["default", *MAKE]
+NETWORKS = ["nano", *MAKE]
 ADD = (("add", (("x", 0), ("x", 1))),)
 
 
 def bundle_of(name: str) -> Bundle:
-    return open_bundle("default") if name == "default" else exported(name)
+    return open_bundle("nano") if name == "nano" else exported(name)
 
 
 def read_fused(name: str) -> Program:
@@ -51,7 +51,7 @@ def test_no_stage_changes_what_is_computed(name: str) -> None:
 
 
 def test_images_of_the_default_network_lie_channels_last() -> None:
-    program = to_channels_last(read_fused("default"))
+    program = to_channels_last(read_fused("nano"))
     images = [
         tensor
         for tensor in program.tensors.values()
@@ -122,7 +122,7 @@ def test_a_result_takes_the_place_of_an_operand_only_in_the_same_layout() -> Non
 
 
 def test_packing_is_one_operation_whose_parts_do_not_overlap() -> None:
-    program = to_channels_last(schedule(read_fused("default")))
+    program = to_channels_last(schedule(read_fused("nano")))
     for precision, nbytes in (("fp32", 4), ("tf32", 4), ("fp16", 2), ("bf16", 2)):
         packed = pack_together(in_precision(program, precision), elements)
         check(packed)
@@ -183,8 +183,8 @@ def test_a_weight_that_is_computed_is_packed_before_it_is_read() -> None:
 
 
 def test_one_update_ends_the_program() -> None:
-    program = schedule(read_fused("default"))
-    names = bundle_of("default").scope("heads").parameters
+    program = schedule(read_fused("nano"))
+    names = bundle_of("nano").scope("heads").parameters
     updated = update_together(program, names, "adam", 4.0)
     check(updated)
     op = updated.ops[-1]
@@ -199,7 +199,7 @@ def test_one_update_ends_the_program() -> None:
 
 
 def test_precisions_store_and_multiply_as_they_say() -> None:
-    program = schedule(read_fused("default"))
+    program = schedule(read_fused("nano"))
     for precision, compute, dtype in (
         ("fp32", None, "f32"), ("tf32", "tf32", "f32"), ("fp16", "f16", "f16"),
         ("bf16", "bf16", "bf16"),
@@ -215,7 +215,7 @@ def test_precisions_store_and_multiply_as_they_say() -> None:
 
 @pytest.mark.parametrize("budget", [None, 0.7])
 def test_a_plan_computes_what_the_graph_says(budget: float | None) -> None:
-    bundle = bundle_of("default")
+    bundle = bundle_of("nano")
     graph = bundle.scope("all").graph
     target: dict[str, Any] = {"packed_elements": elements, "scratch_bytes": no_scratch}
     plan = compile_graph(bundle, graph, 64, 48, Target(**target))
@@ -236,6 +236,6 @@ def test_a_plan_computes_what_the_graph_says(budget: float | None) -> None:
 
 
 def test_a_contiguous_tensor_is_not_one_that_is_channels_last() -> None:
-    program = to_channels_last(read_fused("default"))
+    program = to_channels_last(read_fused("nano"))
     tensor = next(t for t in program.tensors.values() if t.channels_last and t.view is None)
     assert tensor.strides != contiguous(tensor.shape)

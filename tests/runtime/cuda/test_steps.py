@@ -15,7 +15,7 @@ from support.exported import MAKE, exported
 
 
 def bundle_of(name: str) -> Bundle:
-    return open_bundle("default") if name == "default" else exported(name)
+    return open_bundle("nano") if name == "nano" else exported(name)
 
 
 def steps(bundle: Bundle, graph: str, precision: Any, rows: int = 2, columns: int = 3) -> Steps:
@@ -30,7 +30,7 @@ def steps(bundle: Bundle, graph: str, precision: Any, rows: int = 2, columns: in
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_every_operation_of_the_default_network(precision: str) -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     worst = steps(bundle, bundle.scope("all").graph, precision).check()
     assert {"conv", "conv_weight_grad", "resize", "resize_grad", "l1_loss"} <= set(worst)
 

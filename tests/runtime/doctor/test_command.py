@@ -83,7 +83,7 @@ def test_the_table_shows_fixes_and_the_exit_code_says_that_there_is_a_problem(re
 
 def test_without_a_gpu_it_says_what_would_be_used(recorded, capsys):
     recorded(bare)
-    assert main(["doctor", "default"]) == 0
+    assert main(["doctor", "nano"]) == 0
     shown = capsys.readouterr().out
     assert "auto takes native" in shown
     assert "there is no GPU to judge by" in shown
@@ -96,7 +96,7 @@ def test_an_unknown_device_is_refused(capsys):
 
 def test_this_machine(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEADAPT_CACHE", str(tmp_path))
-    status = main(["doctor", "default", "--json"])
+    status = main(["doctor", "nano", "--json"])
     document = json.loads(capsys.readouterr().out)
     assert status == document["exit_code"]
     assert document["would_use"] in ("native", "cuda")

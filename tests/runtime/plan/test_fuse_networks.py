@@ -14,7 +14,7 @@ from edgeadapt.runtime.plan.schedule import peak_bytes, schedule
 from support.exported import MAKE, exported
 from support.fusing import assert_same, kinds
 
-DEFAULT = ("restore.onnx", "loss.onnx", "adapt.all.onnx", "adapt.bias.onnx", "adapt.heads.onnx")
+GRAPHS = ("restore.onnx", "loss.onnx", "adapt.all.onnx", "adapt.bias.onnx", "adapt.heads.onnx")
 
 
 def assert_planned(bundle: Bundle, graph: str, height: int, width: int) -> Program:
@@ -31,13 +31,13 @@ def assert_planned(bundle: Bundle, graph: str, height: int, width: int) -> Progr
 
 
 @pytest.fixture(scope="module")
-def default() -> Bundle:
-    return open_bundle("default")
+def nano() -> Bundle:
+    return open_bundle("nano")
 
 
-@pytest.mark.parametrize("graph", DEFAULT)
-def test_the_default_bundle(graph: str, default: Bundle):
-    assert_planned(default, graph, 48, 80)
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_bundle_nano(graph: str, nano: Bundle):
+    assert_planned(nano, graph, 48, 80)
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -48,13 +48,13 @@ def test_networks(name: str):
         assert_planned(bundle, graph, size, 2 * size)
 
 
-def test_in_a_restoration_convolutions_do_all_but_the_resizing(default: Bundle):
-    fused = fuse(read(default, RESTORE_GRAPH, 48, 80))
+def test_in_a_restoration_convolutions_do_all_but_the_resizing(nano: Bundle):
+    fused = fuse(read(nano, RESTORE_GRAPH, 48, 80))
     assert kinds(fused).keys() == {"avg_pool", "conv", "resize"}
 
 
-def test_in_an_adaptation_step_only_the_residuals_are_added_apart(default: Bundle):
-    program = fuse(read(default, "adapt.all.onnx", 48, 80))
+def test_in_an_adaptation_step_only_the_residuals_are_added_apart(nano: Bundle):
+    program = fuse(read(nano, "adapt.all.onnx", 48, 80))
     found = kinds(program)
     del found["conv"], found["conv_weight_grad"]
     # A residual is read by the auxiliary branch as it is, and added to the image: three scales of
@@ -74,8 +74,8 @@ def test_in_an_adaptation_step_only_the_residuals_are_added_apart(default: Bundl
             assert "bias" in op.outputs
 
 
-def test_every_leaky_and_its_derivative_is_fused(default: Bundle):
-    program = read(default, "adapt.all.onnx", 48, 80)
+def test_every_leaky_and_its_derivative_is_fused(nano: Bundle):
+    program = read(nano, "adapt.all.onnx", 48, 80)
     functions = [
         function
         for op in program
@@ -88,8 +88,8 @@ def test_every_leaky_and_its_derivative_is_fused(default: Bundle):
     assert (slopes, masks) == (functions.count("leaky"), functions.count("leaky_grad"))
 
 
-def test_planning_takes_a_fraction_of_a_second(default: Bundle):
-    program = read(default, "adapt.all.onnx", 720, 1280)
+def test_planning_takes_a_fraction_of_a_second(nano: Bundle):
+    program = read(nano, "adapt.all.onnx", 720, 1280)
     times = []
     for _ in range(3):
         begin = perf_counter()

@@ -1,4 +1,4 @@
-"""The reader on the default bundle: what the programs consist of, and where their values lie."""
+"""The reader on the bundle nano: what the programs consist of, and where their values lie."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = ((32, 64), (96, 32), (720, 1280))
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_a_graph_is_parsed_once_for_all_sizes(bundle: Bundle, monkeypatch: pytes
         return read_graph(file)  # type: ignore[arg-type]
 
     monkeypatch.setattr(read_nodes, "read_graph", note)
-    again = open_bundle("default")
+    again = open_bundle("nano")
     programs = [read(again, LOSS_GRAPH, *size) for size in (*SIZES, SIZES[0])]
     assert parsed == [again.path / LOSS_GRAPH]
     assert programs[0] == programs[-1]

@@ -18,7 +18,7 @@ SIZE = (3, 1)
 
 
 def test_the_default_bundle():
-    assert_read(open_bundle("default"), 1, 2)
+    assert_read(open_bundle("nano"), 1, 2)
 
 
 def test_a_bundle_with_the_gradient_written_in_standard_operators(tmp_path: Path):

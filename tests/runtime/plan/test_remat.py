@@ -105,7 +105,7 @@ def test_what_it_cannot_do_it_says_with_the_numbers():
 
 
 def test_it_names_what_can_be_reached_however_small_the_budget():
-    program = compile_graph(open_bundle("default"), "adapt.heads.onnx", 720, 1280, Target()).program
+    program = compile_graph(open_bundle("nano"), "adapt.heads.onnx", 720, 1280, Target()).program
     with pytest.raises(ConfigError) as error:
         fit(program, arena(program) // 3)
     least, without = map(int, re.findall(r"needs (\d+) MiB.*?(\d+) MiB", str(error.value))[0])
@@ -212,7 +212,7 @@ def test_outputs_and_sums_are_kept():
 @pytest.fixture(scope="module")
 def deblurring():
     """A step of the bundled network as the engine would run it, an image, and its weights."""
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     program = compile_graph(bundle, "adapt.all.onnx", 48, 64, Target()).program
     flat = bundle.weights()
     weights = {

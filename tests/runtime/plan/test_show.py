@@ -76,7 +76,7 @@ def test_the_command_plans_for_the_padded_size(tiny: Path, capsys) -> None:
 
 
 def test_the_command_meets_a_budget(capsys) -> None:
-    size = ("default", "--size", "256x256")
+    size = ("nano", "--size", "256x256")
     free = document(capsys, *size)
     budget = 0.6 * free["arena_bytes"] / 2**20
     fitted = document(capsys, *size, "--memory-budget", budget)
@@ -91,6 +91,6 @@ def test_the_command_says_that_a_budget_is_too_small(tiny: Path, capsys) -> None
 
 @pytest.mark.parametrize("size", ["1280", "0x720", "1280x", "1280*720", "-1x5", "123456x5", "axb"])
 def test_a_size_that_is_none_is_refused(size: str, capsys) -> None:
-    assert main(["info", "default", "--plan", f"--size={size}"]) == 2
+    assert main(["info", "nano", "--plan", f"--size={size}"]) == 2
     wanted = "WIDTHxHEIGHT in pixels, such as 1280x720; each from 1 to 99999."
     assert f"'{size}' is no {wanted}" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from support.fusing import kinds
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 @pytest.mark.parametrize("kind", [Sgd, Adam])

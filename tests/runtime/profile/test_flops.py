@@ -49,7 +49,7 @@ def counted(found: Mapping[str, int]) -> Counts:
 
 @pytest.mark.parametrize("scope", ["all", "heads", "bias"])
 def test_nano(scope: str) -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     multiple = bundle.manifest.image.size_multiple
     height, width = 3 * multiple, 5 * multiple
     found = planned(bundle, bundle.scope(scope).graph, height, width)
@@ -89,7 +89,7 @@ def test_pytorch_takes_a_gradient_by_groups_for_dense(name: str) -> None:
 
 
 def test_what_is_computed_again_is_told_apart() -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     target = Target()
     whole = compile_graph(bundle, "adapt.all.onnx", 64, 96, target)
     half = replace(target, memory_budget=whole.placement.arena_bytes * 6 // 10)

@@ -28,7 +28,7 @@ ENGINES = ["native", "onnxruntime"]
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return open_bundle("default")
+    return open_bundle("nano")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

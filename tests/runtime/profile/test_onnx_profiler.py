@@ -145,7 +145,7 @@ def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def opened(threads: int = 1) -> tuple[OnnxRuntimeBackend, Any, Any]:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     weights = bundle.weights()
     gradients = np.zeros_like(weights)
     engine = OnnxRuntimeBackend(bundle, weights, gradients, EngineOptions(threads))

@@ -35,7 +35,7 @@ def check(program: Program) -> None:
 
 @pytest.mark.parametrize("scope", ["all", ""])
 def test_a_step_of_the_network_that_ships_is_a_graph(scope: str) -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     graph = bundle.scope(scope).graph if scope else RESTORE_GRAPH
     steps = dict.fromkeys(bundle.scope(scope).parameters, 1.0) if scope else None
     check(compile_graph(bundle, graph, 64, 96, Target(), steps).program)

@@ -97,7 +97,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def every(graph: str = "adapt.all.onnx") -> list[Operation]:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     sizes = dict.fromkeys(bundle.scope("all").parameters, 1e-5) if "adapt" in graph else None
     return operations_of(compile_graph(bundle, graph, 64, 96, Target(), sizes).program)
 
@@ -132,7 +132,7 @@ def test_names_are_unique_and_say_the_layer_and_the_size() -> None:
 
 
 def test_precision_is_that_of_what_is_multiplied() -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     target = Target(precision="bf16")
     program = compile_graph(bundle, "adapt.all.onnx", 64, 96, target).program
     # The planner may leave a convolution in float32, where that is faster.
@@ -146,7 +146,7 @@ def test_precision_is_that_of_what_is_multiplied() -> None:
 
 
 def test_layers_are_known_where_weights_are_packed_together() -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     names = bundle.scope("all").parameters
     plan = compile_for_cuda(
         bundle, "adapt.all.onnx", 64, 96, cuda_target("fp16", None), names, "adam"
@@ -161,7 +161,7 @@ def test_layers_are_known_where_weights_are_packed_together() -> None:
 
 
 def test_work_of_a_convolution_is_without_what_is_fused_with_it() -> None:
-    bundle = open_bundle("default")
+    bundle = open_bundle("nano")
     program = compile_graph(bundle, "restore.onnx", 64, 96, Target()).program
     for op, operation in zip(program.ops, operations_of(program), strict=True):
         main = products(op, program)
