@@ -32,6 +32,7 @@ from edgeadapt.runtime.options import (
 )
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.session import Session
+from edgeadapt.shipped import shipped_names
 
 _BUDGET = budget_option(
     "Most that a step's intermediate values may take; what does not fit is computed again."
@@ -84,8 +85,9 @@ def run(
 ) -> None:
     """Adapt BUNDLE to each of INPUT... and restore it.
 
-    INPUTS are images, folders and patterns; BUNDLE is a folder, or "default" for the one that comes
-    with edgeadapt. Each image starts from the bundle's weights. An input is never overwritten.
+    INPUTS are images, folders and patterns; BUNDLE is a folder, or "nano", "edge" or "default" for
+    one that comes with edgeadapt. Each image starts from the bundle's weights. An input is never
+    overwritten.
     """
     if reference is not None:
         check_installed()
@@ -175,7 +177,9 @@ def _refuse_given(*names: str) -> None:
 
 @click.command()
 @click.option("-o", "--out", default="demo", show_default=True, help="Folder for demo.png.")
-@click.option("--bundle", default="default", show_default=True, help="Which network.")
+@click.option(
+    "--bundle", default="default", show_default=True, help=f"A folder, {shipped_names()}."
+)
 @_STEPS
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which blur.")
 @click.option("--blurred", type=click.Path(path_type=Path), help="An image of yours instead.")

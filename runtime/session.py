@@ -24,6 +24,7 @@ from edgeadapt.runtime.backend import (
 )
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.optimizer import F32, Optimizer, make_optimizer
+from edgeadapt.shipped import shipped_names
 
 U8 = npt.NDArray[np.uint8]
 
@@ -55,8 +56,8 @@ class Session:
     Not for several threads at once.
 
     Args:
-        bundle: a folder that `edgeadapt export` wrote, "default" for the one that ships, or an open
-            `Bundle`.
+        bundle: a folder that `edgeadapt export` wrote, "nano", "edge" or "default" for a network
+            that ships, or an open `Bundle`.
         backend: "auto" or a name in `edgeadapt.runtime.backends.BACKENDS`.
         threads: number of CPU threads; None leaves it to the engine.
         precision: "fp32"; "bf16" or, on GPUs, "fp16": activations in 16 bits, weights and gradients
@@ -312,7 +313,7 @@ def _opened(bundle: object) -> Bundle:
     if not isinstance(bundle, (str, Path)):
         raise BundleError(
             f"Session: bundle must be a path or a Bundle, got {bundle!r}.",
-            'give the folder that `edgeadapt export` wrote, or "default".',
+            f"give the folder that `edgeadapt export` wrote, {shipped_names()}.",
         )
     return open_bundle(bundle)
 
