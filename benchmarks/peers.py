@@ -33,7 +33,7 @@ TENSOR_BOUND = 1e-2  # of one tensor
 IMAGE_BOUND = 1e-4  # absolute, of a range of 2
 # bfloat16 has 8 bits: a rounding is up to 2^-9 of a value, and some forty layers follow each other.
 # The gradient of an L1 loss is made of signs, and where training has brought the loss to a few such
-# roundings they decide many: on the network that ships, PyTorch's own bfloat16 is 0.2 to 0.7 from
+# roundings they decide many: on the first trained `nano`, PyTorch's own bfloat16 is 0.2 to 0.7 from
 # its float32. So what is held is that the gradient points the right way; 0 would be 1 off.
 HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 0.95, 2.0, 0.1
 # Where rounding decides a sign (of an L1 loss, of a LeakyReLU), PyTorch does not agree with itself
