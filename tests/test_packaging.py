@@ -19,6 +19,7 @@ from edgeadapt.kernels.build import LEVELS
 from edgeadapt.kernels.cuda.build import ARCHITECTURES, CSRC, FATBIN, RECORD
 from edgeadapt.kernels.cuda.library import Kernels
 from edgeadapt.kernels.library import Library
+from edgeadapt.shipped import SHIPPED
 from support.cuda_compilers import PretendedNvcc
 from support.tree import COMPILED, FOLDERS, PYPROJECT, ROOT, copy_tree, package_files, tracked_files
 
@@ -70,6 +71,8 @@ def files_of(wheel: zipfile.ZipFile) -> set[str]:
 def test_the_wheel_holds_the_files_of_the_tree_and_no_other(wheel):
     assert files_of(wheel) == set(package_files())
     assert {"edgeadapt/errors.py", "edgeadapt/py.typed"} <= files_of(wheel)  # is not empty
+    weights = {f"edgeadapt/bundles/{name}.bundle/weights.safetensors" for name in SHIPPED}
+    assert weights <= files_of(wheel)
     assert wheel.filename is not None
     assert wheel.filename.endswith("-py3-none-any.whl")
 
