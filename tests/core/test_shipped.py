@@ -59,7 +59,7 @@ def test_what_has_the_name_and_is_no_bundle_is_refused(name: str) -> None:
         open_bundle(name)
 
 
-@pytest.mark.parametrize("name", ["nan", "EDGE", "nano.bundle", "../bundles/nano", ""])
+@pytest.mark.parametrize("name", ["nan", "EDGE", "nano.bundle", "./nano", "../bundles/nano", ""])
 def test_another_name_is_a_path_and_the_error_lists_the_names(name: str) -> None:
     assert find_bundle(name) == Path(name)
     with pytest.raises(BundleError, match="nano, edge or default, which is edge"):
