@@ -73,12 +73,17 @@ class JointConfig:
     plateau_window: int = 350  # iterations whose mean loss is compared: one epoch of the paper
     plateau_patience: int = 50  # windows without a better loss before the rate is halved
     clip_norm: float = 0.0  # longest gradient; 0: not clipped
+    # Of the reconstruction's loss beside the restoration's; Eq. 3 has 1. An L1 loss pulls as hard
+    # when it is small: with 1 a short training learns to copy its input and little else.
+    adaptation_weight: float = 1.0
     precision: str = "fp32"  # fp32 | bf16: autocast, weights stay float32
 
     def __post_init__(self) -> None:
         _one_of("joint.schedule", self.schedule, ("plateau", "cosine", "constant"))
         _one_of("joint.precision", self.precision, _PRECISIONS)
-        for name in ("iterations", "batch", "learning_rate", "plateau_window"):
+        for name in (
+            "iterations", "batch", "learning_rate", "plateau_window", "adaptation_weight"
+        ):  # fmt: skip
             _positive(f"joint.{name}", getattr(self, name))
 
 

@@ -16,7 +16,10 @@ from edgeadapt.training.stage import Average, clip, configured_adaptation, preci
 
 
 class JointStage:
-    """Adam on the sum of both losses; the paper's settings are the defaults of `JointConfig`."""
+    """Adam on the sum of both losses, the second weighted.
+
+    The paper's settings are the defaults of `JointConfig`.
+    """
 
     kind = "joint"
 
@@ -35,7 +38,9 @@ class JointStage:
         self._optimizer.zero_grad()
         with precision(self.config.joint.precision, blurred.device):
             losses = joint_losses(self.network, blurred, sharp)
-        total = torch.stack(list(losses.values())).sum()
+        total = losses["restoration"]
+        if "adaptation" in losses:
+            total = total + self.config.joint.adaptation_weight * losses["adaptation"]
         torch.autograd.backward(total)
         values = {"loss": total.detach()} | {name: loss.detach() for name, loss in losses.items()}
         average([*(p.grad for p in self._parameters if p.grad is not None), *values.values()])

@@ -13,10 +13,12 @@ from edgeadapt.training.joint import JointStage, Plateau, cosine_rate, warmed
 from support.tiny_training import alone, images, tiny_config, tiny_network
 
 
-def test_a_step_is_adam_on_the_sum_of_both_losses() -> None:
+@pytest.mark.parametrize("weight", [1.0, 0.05])
+def test_a_step_is_adam_on_the_weighted_sum_of_both_losses(weight: float) -> None:
     network = tiny_network(1)
     other = copy.deepcopy(network)
-    stage = JointStage(network, tiny_config(joint={"learning_rate": 1e-2, "schedule": "constant"}))
+    joint = {"learning_rate": 1e-2, "schedule": "constant", "adaptation_weight": weight}
+    stage = JointStage(network, tiny_config(joint=joint))
     optimizer = torch.optim.Adam(other.parameters(), lr=1e-2)
     for iteration in range(3):
         blurred, sharp = images(iteration, 2)
@@ -25,8 +27,10 @@ def test_a_step_is_adam_on_the_sum_of_both_losses() -> None:
         outputs = other(blurred)
         loss = torch.zeros((), dtype=torch.float64)
         for z in range(2):
-            for target, output in ((sharp, outputs.restored), (blurred, outputs.reconstructed)):
-                loss = loss + torch.nn.functional.l1_loss(other.pyramid(target)[z], output[z])
+            pairs = ((1.0, sharp, outputs.restored), (weight, blurred, outputs.reconstructed))
+            for share, target, output in pairs:
+                error = torch.nn.functional.l1_loss(other.pyramid(target)[z], output[z])
+                loss = loss + share * error
         torch.autograd.backward(loss)
         optimizer.step()
         torch.testing.assert_close(values["loss"], loss.detach())
