@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from edgeadapt.bundle import Adaptation, Bundle, open_bundle
 from edgeadapt.errors import BundleError
 from edgeadapt.export import check
-from edgeadapt.export.check import Finding, Graphs, compare, failures, same_weights, smooth_image
+from edgeadapt.export.check import (
+    Finding,
+    Graphs,
+    compare,
+    failures,
+    largest_drift,
+    same_weights,
+    smooth_image,
+)
 from edgeadapt.export.reference import Reference, apply_step, count_kinks, make_optimizer
 from edgeadapt.files import sha256
 from edgeadapt.training.network import build
@@ -158,6 +166,20 @@ def test_a_gradient_that_is_not_a_number_is_found(copied: Path, which: int):
     name = open_bundle(copied).manifest.parameters[which].name
     wrong = found(rewrite(copied, "adapt.all.onnx", make_nan(f"grad.{name}")))
     assert {"adapt.all: 34 gradients", "2 steps of scope all: weights"} <= wrong
+
+
+@pytest.mark.parametrize(("optimizer", "doubtful"), [("sgd", 0), ("adam", 3)])
+def test_adam_may_leave_one_weight_in_a_thousand_elsewhere(optimizer: str, doubtful: int):
+    exact = {"a": np.linspace(-1, 1, 2400), "b": np.zeros((2, 50))}
+    moved = {name: value.astype(np.float32) for name, value in exact.items()}
+    rounding = max(float(np.abs(moved[name] - exact[name]).max()) for name in exact)
+    for count in range(5):
+        worst = largest_drift(moved, exact, optimizer)
+        assert 0 < worst <= rounding if count <= doubtful else worst == pytest.approx(1e-3)
+        moved["b"][1, count] = 1e-3
+    assert largest_drift({}, {}, optimizer) == 0.0
+    moved["b"][0, 0] = np.nan
+    assert np.isnan(largest_drift(moved, exact, optimizer))
 
 
 @pytest.mark.parametrize("output", ["loss", "restored"])
