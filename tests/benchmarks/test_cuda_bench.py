@@ -29,7 +29,7 @@ from edgeadapt.image import to_network
 from edgeadapt.testing import photo
 from support.host_device import ORIN, HostDevice
 
-FACTORY = "edgeadapt.training.network:build"
+FACTORY = "edgeadapt.training.losses:build"
 HEIGHT, WIDTH = 16, 16  # the least: a thread of the device is a fiber here
 Output = pytest.CaptureFixture[str]
 

@@ -48,10 +48,16 @@ def frame(bundle: Bundle, rows: int = 3, columns: int = 2, seed: int = 0) -> Fra
 class Opened:
     """A backend on other weights than the bundle's, with gradients that start as NaN."""
 
-    def __init__(self, bundle: Bundle, options: EngineOptions | None = None, kind: Any = None):
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: EngineOptions | None = None,
+        kind: Any = None,
+        spread: float = 0.1,
+    ):
         self.bundle = bundle
         rng, own = np.random.default_rng(0), bundle.weights()
-        self.weights = (own + 0.1 * rng.standard_normal(own.shape)).astype(np.float32)
+        self.weights = (own + spread * rng.standard_normal(own.shape)).astype(np.float32)
         self.gradients = np.full_like(own, np.nan)
         make = kind or NativeBackend
         self.engine = make(bundle, self.weights, self.gradients, options or EngineOptions(2))
@@ -78,8 +84,9 @@ def small_scopes(bundle: Bundle) -> list[str]:
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_every_graph_gives_what_float64_and_onnxruntime_give(name: str) -> None:
     bundle = bundle_of(name)
-    opened = Opened(bundle)
-    peer = Opened(bundle, EngineOptions(1), OnnxRuntimeBackend)
+    # Further from its trained weights nano gives values of 10^6, in which float32 cancels.
+    opened = Opened(bundle, spread=0.02)
+    peer = Opened(bundle, EngineOptions(1), OnnxRuntimeBackend, spread=0.02)
     at, other = frame(bundle), frame(bundle)
     for scope in small_scopes(bundle):
         found = opened.outputs(scope, at)

@@ -58,11 +58,14 @@ def test_in_an_adaptation_step_only_the_residuals_are_added_apart(nano: Bundle):
     found = kinds(program)
     del found["conv"], found["conv_weight_grad"]
     # A residual is read by the auxiliary branch as it is, and added to the image: three scales of
-    # three channels. The sum of the loss's terms is a reduction of three numbers.
+    # three channels. The sum of the loss's terms is a reduction of five numbers. Neighbouring
+    # scales must agree: two more terms, the finer image made half as large, and two sums of the
+    # gradients that a restored image gets from both of its neighbours.
     assert found == {
-        "avg_pool": 2,
-        "l1_loss": 3,
-        "pointwise": 3,
+        "avg_pool": 4,
+        "avg_pool_grad": 2,
+        "l1_loss": 5,
+        "pointwise": 5,
         "reduce": 1,
         "resize": 8,
         "resize_grad": 6,

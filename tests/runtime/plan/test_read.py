@@ -116,5 +116,6 @@ def test_a_graph_is_parsed_once_for_all_sizes(bundle: Bundle, monkeypatch: pytes
 def test_the_mean_of_a_loss_is_over_the_pixels_there_are(bundle: Bundle):
     program = read(bundle, LOSS_GRAPH, 64, 96)
     scales = [op.attributes["scale"] for op in program.ops if op.kind == "reduce"]
-    areas = [64 * 96 // 16, 64 * 96 // 4, 64 * 96]
+    # Of the reconstruction at each scale, then of the restored images of neighbouring scales.
+    areas = [64 * 96 // 16, 64 * 96 // 4, 64 * 96, 64 * 96 // 16, 64 * 96 // 4]
     assert np.allclose(sorted(scales), sorted([1.0, *(1 / (3 * area) for area in areas)]))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from edgeadapt.bundle import Bundle, open_bundle
+from edgeadapt.export.source import build as build_source
 from edgeadapt.runtime.plan.compile import Target, compile_graph
 from edgeadapt.runtime.profile.operations import operations_of
 from edgeadapt.training.network import build
@@ -53,7 +54,7 @@ def test_nano(scope: str) -> None:
     multiple = bundle.manifest.image.size_multiple
     height, width = 3 * multiple, 5 * multiple
     found = planned(bundle, bundle.scope(scope).graph, height, width)
-    network = build(**bundle.manifest.model.options)
+    network = build_source(bundle.manifest.model.factory, bundle.manifest.model.options)
     assert counted(found) == count(network, height, width, bundle.scope(scope).parameters)
     # Biases alone need no gradient of a weight.
     assert (found["weight-gradient"] > 0) == (scope != "bias")

@@ -73,7 +73,7 @@ def test_a_step_is_built_with_all_its_gradients(
 def test_the_loss_is_built(rtx: Library, bundle: Bundle) -> None:
     engine = built(bundle, rtx, TARGETS[0], Request(SIZE, "fp16", "inputs", "loss"))
     given = {t.name: t.shape for t in engine.header.tensors if t.role == "output"}
-    assert given == {"loss": (), "loss_terms": (3,), "restored": (1, 3, *SIZE)}
+    assert given == {"loss": (), "loss_terms": (5,), "restored": (1, 3, *SIZE)}
 
 
 def test_exchangeable_weights_need_a_gpu_and_that_is_said(rtx: Library, bundle: Bundle) -> None:
