@@ -308,17 +308,21 @@ def test_steps_after_the_first_allocate_nothing() -> None:
     assert peak < 16384
 
 
+class MallocInfo(ctypes.Structure):
+    """mallinfo2's result. Made in each call, this and the library would be what is allocated."""
+
+    _fields_ = tuple((f"field{number}", ctypes.c_size_t) for number in range(10))
+
+
+C_LIBRARY = ctypes.CDLL(None)
+
+
 def malloc_bytes() -> int:
     """Bytes in use of the C library's heap, mapped blocks included; 0 where it does not tell."""
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallinfo2"):
+    if not hasattr(C_LIBRARY, "mallinfo2"):
         return 0
-
-    class Info(ctypes.Structure):
-        _fields_ = tuple((f"field{number}", ctypes.c_size_t) for number in range(10))
-
-    library.mallinfo2.restype = Info
-    info = library.mallinfo2()
+    C_LIBRARY.mallinfo2.restype = MallocInfo
+    info = C_LIBRARY.mallinfo2()
     return int(info.field7 + info.field4)  # uordblks, hblkhd
 
 
