@@ -114,8 +114,7 @@ class CudaPeer:
 
     def gradients(self) -> Mapping[str, F32]:
         """Views of the flat array."""
-        found = self._bundle.named(self._flat)
-        return {name: found[name] for name in self._bundle.scope(self._scope).parameters}
+        return self._bundle.named(self._flat, self._scope)
 
     def seconds(self, operation: str) -> float | None:
         """See `TimedPeer`."""

@@ -120,8 +120,7 @@ class RuntimePeer:
 
     def gradients(self) -> Mapping[str, F32]:
         """Views of the flat array."""
-        found = self._bundle.named(self._flat)
-        return {name: found[name] for name in self._bundle.scope(self._scope).parameters}
+        return self._bundle.named(self._flat, self._scope)
 
 
 def is_torch(name: str) -> bool:

@@ -76,12 +76,17 @@ class Bundle:
             begin += parameter.size
         return result
 
-    def named(self, flat: npt.NDArray[Scalar]) -> dict[str, npt.NDArray[Scalar]]:
-        """Views of an array that is laid out as `weights`: each parameter's part, in its shape."""
+    def named(
+        self, flat: npt.NDArray[Scalar], scope: str | None = None
+    ) -> dict[str, npt.NDArray[Scalar]]:
+        """Views of an array that is laid out as `weights`: each parameter's part, in its shape.
+
+        Of all parameters, or of those of a scope, in its order.
+        """
         offsets = self.offsets()
-        return {
-            row.name: flat[offsets[row.name]].reshape(row.shape) for row in self.manifest.parameters
-        }
+        shapes = {row.name: row.shape for row in self.manifest.parameters}
+        names = shapes if scope is None else self.scope(scope).parameters
+        return {name: flat[offsets[name]].reshape(shapes[name]) for name in names}
 
     def scope(self, name: str) -> Scope:
         """The scope called ``name``; a `BundleError` lists the ones there are."""

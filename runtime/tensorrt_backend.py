@@ -41,6 +41,8 @@ class TensorrtBackend(CudaBackend):
         device: Device | None = None,
         library: Library | None = None,
     ) -> None:
+        if options.engine is not None:
+            read_engine(Path(options.engine))  # refuses a wrong file before the GPU is opened
         self._library = library or find_library()
         self._bound: BoundEngine | None = None
         self._weights_mode = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ class Targets:
         for path in (self.export, self.times, self.trace, self.plot):
             if path is not None and not path.parent.is_dir():
                 raise ConfigError(f"{path}: there is no folder {path.parent}.", "make it first.")
+            if path is not None and not os.access(path.parent, os.W_OK):
+                raise ConfigError(f"{path}: you may not write to {path.parent}.", "name another.")
         if self.plot is not None:
             if self.plot.suffix.lower() != ".png":
                 raise ConfigError(f"{self.plot}: --plot must end in .png.", "give it that name.")

@@ -90,7 +90,8 @@ def read_engine(path: Path) -> tuple[Header, bytes]:
     """Header and engine.
 
     Raises:
-        BackendError: if there is no such file, or it is no engine, damaged, or of a newer format.
+        BackendError: if there is no such file, it cannot be read, or it is no engine, damaged, or
+            of a newer format.
     """
     try:
         data = path.read_bytes()
@@ -98,6 +99,8 @@ def read_engine(path: Path) -> tuple[Header, bytes]:
         raise BackendError(
             f"{path}: there is no such engine.", "`edgeadapt build` makes one."
         ) from error
+    except OSError as error:
+        raise BackendError(f"{path}: cannot be read ({error.strerror}).") from error
     start = len(_MAGIC) + _DIGEST_BYTES
     if data[: len(_MAGIC)] != _MAGIC:
         raise BackendError(f"{path}: not an engine of edgeadapt.", "`edgeadapt build` makes one.")

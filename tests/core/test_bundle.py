@@ -68,6 +68,9 @@ def test_the_parts_of_a_flat_array_are_views_by_name(tiny: Path) -> None:
         assert np.shares_memory(part, flat)
         np.testing.assert_array_equal(part, expected[name])
         assert part.shape == SHAPES[name]
+    heads = bundle.named(flat, "heads")
+    assert tuple(heads) == bundle.scope("heads").parameters
+    assert all(np.shares_memory(part, found[name]) for name, part in heads.items())
 
 
 def test_a_scope_that_is_not_there_is_named_with_those_that_are(tiny: Path) -> None:

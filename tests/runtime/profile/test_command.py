@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,17 @@ def test_what_makes_no_sense_is_refused(
     assert profile(tiny, *words) == 2
     captured = capsys.readouterr()
     assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_measuring(
+    tiny: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.access  # the superuser, who may write anywhere, runs tests too
+    monkeypatch.setattr(os, "access", lambda at, mode: at != tmp_path and allowed(at, mode))
+    assert profile(tiny, "--export", str(tmp_path / "p.json")) == 2
+    captured = capsys.readouterr()
+    assert f"p.json: you may not write to {tmp_path}" in " ".join(captured.err.split())
     assert captured.out == ""
 
 

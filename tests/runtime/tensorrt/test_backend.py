@@ -197,6 +197,15 @@ def test_constant_weights_restore_and_refuse_to_adapt(bundle: Bundle, tmp_path: 
     found.engine.close()
 
 
+def test_a_wrong_engine_is_refused_before_a_gpu_is_looked_for(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    weights = bundle.weights()
+    for path, message in [(tmp_path / "x.engine", "no such engine"), (tmp_path, "cannot be read")]:
+        with pytest.raises(BackendError, match=message):
+            TensorrtBackend(bundle, weights, weights, EngineOptions(engine=str(path)))
+
+
 @pytest.mark.filterwarnings("ignore::edgeadapt.errors.EngineWarning")
 def test_steps_can_be_profiled_and_the_inside_of_an_engine_cannot(bundle: Bundle) -> None:
     opened = Opened(bundle, Fake())
