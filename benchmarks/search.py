@@ -112,14 +112,10 @@ def with_recipe(bundle: Bundle, recipe: Recipe) -> Bundle:
     if recipe.step_size.startswith(LEARNED):
         if not own.step_sizes:
             raise ConfigError(f"{bundle.path}: has no learned step sizes.")
-        factor = float(recipe.step_size.removeprefix(LEARNED).removeprefix(" x ") or 1)
-        common = factor * own.step_size
-        sizes = {name: factor * size for name, size in own.step_sizes.items()}
+        own = own.scaled(float(recipe.step_size.removeprefix(LEARNED).removeprefix(" x ") or 1))
     else:
-        common, sizes = float(recipe.step_size), {}
-    adaptation = replace(
-        own, steps=recipe.steps, optimizer=recipe.optimizer, step_size=common, step_sizes=sizes
-    )
+        own = replace(own, step_size=float(recipe.step_size), step_sizes={})
+    adaptation = replace(own, steps=recipe.steps, optimizer=recipe.optimizer)
     return Bundle(bundle.path, replace(bundle.manifest, adaptation=adaptation))
 
 

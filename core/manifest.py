@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ class Adaptation:
     optimizer: str  # "sgd" or "adam"
     step_size: float  # of every parameter that step_sizes does not name
     step_sizes: Mapping[str, float] = field(default_factory=dict)  # parameter -> learned step size
+
+    def scaled(self, factor: float) -> Adaptation:
+        """The same with every step size times ``factor``."""
+        sizes = {name: factor * size for name, size in self.step_sizes.items()}
+        return replace(self, step_size=factor * self.step_size, step_sizes=sizes)
 
 
 @dataclass(frozen=True)

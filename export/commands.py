@@ -50,6 +50,11 @@ _NOT_WITHIN_BOUNDS = 1
     type=click.FloatRange(min=0, min_open=True),
     help="One step size for all parameters.",
 )
+@click.option(
+    "--factor",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Times the checkpoint's step sizes, the learned ones too.",
+)
 @click.option("--optimizer", type=click.Choice(["sgd", "adam"]))
 @click.option("--name", help="Name of the model in the manifest.")
 def export(
@@ -58,6 +63,7 @@ def export(
     weights: Path | None,
     options: Sequence[str],
     scopes: Sequence[str],
+    factor: float | None,
     name: str | None,
     **adaptation: Any,
 ) -> None:
@@ -74,9 +80,15 @@ def export(
     model = replace(found.model, name=name) if name else found.model
     changes = {key: value for key, value in adaptation.items() if value is not None}
     if "step_size" in changes:
+        if factor is not None:
+            raise ConfigError(
+                f"--factor {factor:g} scales step sizes, --step-size replaces all of them.",
+                "give one of the two.",
+            )
         changes["step_sizes"] = {}
     everything = {scope: scope for scope in BUILT_IN_SCOPES} | dict(_pairs("--scope", scopes))
-    settings = ExportOptions(model, replace(found.adaptation, **changes), everything)
+    chosen = replace(found.adaptation.scaled(factor or 1.0), **changes)
+    settings = ExportOptions(model, chosen, everything)
     console = Console(stderr=True)
     with console.status("exporting") as status:
         bundle = export_bundle(found.network, output, settings, status.update)

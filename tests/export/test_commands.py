@@ -115,6 +115,13 @@ def test_options_change_how_a_checkpoint_adapts(trained: tuple[Path, Path], tmp_
     assert manifest.model.name == "street"
 
 
+def test_a_factor_scales_every_step_size(trained: tuple[Path, Path], tmp_path: Path):
+    assert run("export", trained[0], "-o", tmp_path / "y.bundle", "--factor", 4) == 0
+    found = open_bundle(tmp_path / "y.bundle").manifest.adaptation
+    assert found.step_size == 0.04
+    assert found.step_sizes == {name: 4 * size for name, size in STEP_SIZES.items()}
+
+
 def test_export_says_what_it_wrote(trained: tuple[Path, Path], tmp_path: Path, capsys: Output):
     assert run("export", trained[0], "-o", tmp_path / "y.bundle", "--scope", "up=up_1") == 0
     line = capsys.readouterr().out
@@ -287,6 +294,10 @@ def sources(folder: Path) -> dict[str, tuple[list[object], str]]:
             "not a file of weights",
         ),
         "no step": ([f"{mine}:make", "--step-size", "0"], "--step-size"),
+        "two ways": (
+            [f"{mine}:make", "--step-size", "1e-3", "--factor", "2"],
+            "--factor 2 scales step sizes, --step-size replaces all of them",
+        ),
         "no auxiliary branch": ([f"{mine}:make", "--option", "aux_branch=false"], "aux_branch"),
     }
 
