@@ -16,6 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def may_write(folder: Path) -> bool:
+    """Whether a file can be made in ``folder``, for all that permissions say."""
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it there when the block ends without an error.

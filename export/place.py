@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from edgeadapt.bundle import MANIFEST, WEIGHTS
 from edgeadapt.errors import ExportError
+from edgeadapt.files import may_write
 
 
 def check_place(path: Path) -> None:
@@ -20,7 +20,7 @@ def check_place(path: Path) -> None:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         _check_replaceable(path)
-    if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
+    if not may_write(path.parent) or not path.parent.is_dir():
         raise ExportError(
             f"{path.parent}: not a folder that can be written to.", "create it, or choose another."
         )

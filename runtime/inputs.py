@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeadapt.errors import ImageError
+from edgeadapt.files import may_write
 from edgeadapt.image import SUFFIXES, check_suffix
 from edgeadapt.layouts import list_images
 
@@ -144,7 +145,7 @@ def check_writable(folder: Path) -> None:
     existing = next(path for path in [folder, *folder.parents] if path.exists())
     if not existing.is_dir():
         raise ImageError(f"{folder}: {existing} is not a folder.", "choose another output.")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not may_write(existing):
         raise ImageError(
             f"{folder}: no permission to write in {existing}.", "choose another output."
         )

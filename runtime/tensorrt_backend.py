@@ -41,8 +41,8 @@ class TensorrtBackend(CudaBackend):
         device: Device | None = None,
         library: Library | None = None,
     ) -> None:
-        if options.engine is not None:
-            read_engine(Path(options.engine))  # refuses a wrong file before the GPU is opened
+        # Read before the GPU is opened: a wrong file is refused at once.
+        self._given = None if options.engine is None else _weights_of(Path(options.engine))
         self._library = library or find_library()
         self._bound: BoundEngine | None = None
         self._weights_mode = ""
@@ -126,9 +126,9 @@ class TensorrtBackend(CudaBackend):
     def _engine(self, size: tuple[int, int]) -> Engine:
         """From the file that was named, the cache, or built now."""
         info = self._device.info
-        if self._options.engine is not None:
+        if self._options.engine is not None and self._given is not None:
             path = Path(self._options.engine)
-            request = Request(size, self._options.precision, _weights_of(path))
+            request = Request(size, self._options.precision, self._given)
             wanted = engine_key(self._bundle, request, self._library, info.capability, info)
             return read_for(path, wanted, self._bundle)
         request = Request(size, self._options.precision)
@@ -163,9 +163,6 @@ class TensorrtBackend(CudaBackend):
 
 
 def _weights_of(path: Path) -> Weights:
-    """Any way of having weights will do."""
-    try:
-        found = read_engine(path)[0].key.weights
-    except BackendError:  # which `read_for` raises with what to do
-        found = ""
+    """How the engine has its weights; any way will do."""
+    found = read_engine(path)[0].key.weights
     return next((weights for weights in WEIGHTS if weights == found), "inputs")

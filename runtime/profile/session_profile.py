@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import BackendError, ConfigError
+from edgeadapt.files import may_write
 from edgeadapt.runtime import report
 from edgeadapt.runtime.backend import EngineOptions, usable_cores
 from edgeadapt.runtime.doctor.system import System
@@ -66,10 +66,10 @@ class Targets:
 
     def check(self) -> None:
         """Raise an `EdgeadaptError` for what could not be written, before minutes are measured."""
-        for path in (self.export, self.times, self.trace, self.plot):
-            if path is not None and not path.parent.is_dir():
+        for path in filter(None, (self.export, self.times, self.trace, self.plot)):
+            if not path.parent.is_dir():
                 raise ConfigError(f"{path}: there is no folder {path.parent}.", "make it first.")
-            if path is not None and not os.access(path.parent, os.W_OK):
+            if not may_write(path.parent):
                 raise ConfigError(f"{path}: you may not write to {path.parent}.", "name another.")
         if self.plot is not None:
             if self.plot.suffix.lower() != ".png":
