@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,8 +13,10 @@ from edgeadapt.benchmarks.samples import AUTO
 from edgeadapt.layouts import LAYOUTS
 from edgeadapt.runtime.options import (
     Command,
+    ImageSize,
     Option,
     backend_option,
+    precision_option,
     scope_option,
     step_size_option,
     threads_option,
@@ -23,23 +24,11 @@ from edgeadapt.runtime.options import (
 from edgeadapt.runtime.report import console
 
 
-def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT in pixels -> (height, width)."""
-    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT, as 1280x720.", ctx, param)
-    return int(found[2]), int(found[1])
-
-
 def largest_size_option(command: Command) -> Command:
     """--size: how much of each image is measured; None is all of it."""
-
-    def parse(ctx: click.Context, param: click.Parameter, value: str | None) -> object:
-        return None if value is None else parse_size(ctx, param, value)
-
     option = click.option(
         "--size",
-        callback=parse,
+        type=ImageSize(),
         metavar="WIDTHxHEIGHT",
         help="Only the middle of each image, at most so large.  [all of it]",
     )
@@ -74,6 +63,7 @@ def adaptation_options(least_steps: int) -> Option:
             step_size_option("Step size of every parameter.  [each bundle's]"),
             backend_option(None),
             threads_option(),
+            precision_option(),
         )
 
     return decorate

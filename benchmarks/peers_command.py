@@ -15,23 +15,16 @@ from edgeadapt.benchmarks import peers as measuring
 from edgeadapt.benchmarks.cuda_peers import torch_variants
 from edgeadapt.benchmarks.machine import describe
 from edgeadapt.benchmarks.memory import peak_mib
-from edgeadapt.benchmarks.options import parse_size
 from edgeadapt.benchmarks.peers import Work
 from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError, ConfigError
 from edgeadapt.export.trust import trusted_factory
 from edgeadapt.runtime.backend import EngineOptions, Precision, usable_cores
 from edgeadapt.runtime.backends import ON_CPU, open_backend
-from edgeadapt.runtime.options import json_option, scope_option, threads_option
+from edgeadapt.runtime.options import ImageSize, json_option, scope_option, threads_option
 from edgeadapt.runtime.report import console, print_json, print_table
 
 Row = dict[str, Any]
-
-
-def _parse_sizes(
-    ctx: click.Context, param: click.Parameter, values: Sequence[str]
-) -> list[tuple[int, int]]:
-    return [parse_size(ctx, param, value) for value in values]
 
 
 @click.command()
@@ -39,10 +32,10 @@ def _parse_sizes(
 @click.option(
     "--size",
     "sizes",
+    type=ImageSize(),
     multiple=True,
     default=["256x256"],
     show_default=True,
-    callback=_parse_sizes,
     metavar="WIDTHxHEIGHT",
     help="Of the image.",
 )

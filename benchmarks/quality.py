@@ -13,6 +13,7 @@ from edgeadapt.benchmarks.samples import Sample
 from edgeadapt.blur import Frame, Pair
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import ConfigError
+from edgeadapt.runtime.backend import Precision
 from edgeadapt.runtime.quality import measure
 from edgeadapt.runtime.session import Session, loss_rose
 from edgeadapt.testing import psnr
@@ -27,6 +28,11 @@ class Settings:
     step_size: float | None = None
     backend: str = "auto"
     threads: int | None = None
+    precision: Precision = "fp32"
+
+    def open(self, bundle: Bundle) -> Session:
+        """A session of ``bundle`` that computes so."""
+        return Session(bundle, self.backend, self.threads, self.precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +120,7 @@ def one_session(settings: Settings) -> Iterator[Callable[[Bundle], Session]]:
             nonlocal session
             if session is None or session.bundle is not bundle:
                 stack.close()
-                session = stack.enter_context(Session(bundle, settings.backend, settings.threads))
+                session = stack.enter_context(settings.open(bundle))
             return session
 
         yield session_of
@@ -161,6 +167,7 @@ def _key(model: Model, shift: str, sample: Sample, digest: str, settings: Settin
     return Key(
         bundle=bundle_digest(model.bundle),
         backend=settings.backend,
+        precision=settings.precision,
         scope=settings.scope,
         step_size="" if settings.step_size is None else repr(settings.step_size),
         steps=steps,

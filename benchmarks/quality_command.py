@@ -21,6 +21,7 @@ from edgeadapt.benchmarks.samples import find_samples
 from edgeadapt.benchmarks.summary import LOWERED_DB, Summary, summarize
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ConfigError
+from edgeadapt.runtime.backend import Precision
 from edgeadapt.runtime.optimizer import flat_step_sizes
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
@@ -76,6 +77,7 @@ def quality(
     step_size: float | None,
     backend: str,
     threads: int | None,
+    precision: Precision,
     out: Path | None,
     plot: bool,
     absolute: bool,
@@ -91,7 +93,7 @@ def quality(
     models = make_models([open_bundle(b) for b in bundles], [open_bundle(c) for c in controls])
     for model in models:  # refuses a wrong scope or number before the work
         flat_step_sizes(model.bundle, scope, step_size)
-    settings = Settings(steps, scope, step_size, backend, threads)
+    settings = Settings(steps, scope, step_size, backend, threads, precision)
     samples = find_samples(data, layout, blur, sharp, limit, size)
     tasks = plan(models, samples, _chosen(shifts), settings)
     table = Table(out)

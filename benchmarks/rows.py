@@ -21,6 +21,7 @@ class Key:
 
     bundle: str  # digest of weights, graphs and adaptation
     backend: str
+    precision: str
     scope: str
     step_size: str  # "" is the bundle's own
     steps: int  # K

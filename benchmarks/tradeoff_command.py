@@ -11,7 +11,7 @@ import click
 from edgeadapt.benchmarks import plots
 from edgeadapt.benchmarks.machine import describe
 from edgeadapt.benchmarks.memory import session_peak_mib
-from edgeadapt.benchmarks.options import layout_options, parse_size, progress
+from edgeadapt.benchmarks.options import layout_options, progress
 from edgeadapt.benchmarks.quality import Model, bundle_digest, make_models
 from edgeadapt.benchmarks.row_file import RowFile
 from edgeadapt.benchmarks.samples import Sample, find_samples
@@ -32,7 +32,7 @@ from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.errors import BackendError
 from edgeadapt.runtime.backend import PRECISIONS, EngineOptions, Precision, usable_cores
 from edgeadapt.runtime.backends import AUTOMATIC, BACKENDS, open_backend
-from edgeadapt.runtime.options import threads_option
+from edgeadapt.runtime.options import ImageSize, threads_option
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
 
@@ -48,9 +48,9 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--size",
+    type=ImageSize(),
     default="640x360",
     show_default=True,
-    callback=parse_size,
     metavar="WIDTHxHEIGHT",
     help="Of the part from the middle of each image.",
 )

@@ -26,6 +26,7 @@ class ClipKey:
 
     bundle: str  # digest of weights, graphs and adaptation
     backend: str
+    precision: str
     scope: str
     step_size: str  # "" is the bundle's own
     steps: int  # K
@@ -204,6 +205,7 @@ def _key(model: Model, settings: Settings, stride: int, recording: str, files: s
     return ClipKey(
         bundle=bundle_digest(model.bundle),
         backend=settings.backend,
+        precision=settings.precision,
         scope=settings.scope,
         step_size="" if settings.step_size is None else repr(settings.step_size),
         steps=steps if stride else 0,  # plain inference is the same for every K

@@ -25,6 +25,7 @@ from edgeadapt.benchmarks.video import (
 )
 from edgeadapt.bundle import open_bundle
 from edgeadapt.errors import ConfigError
+from edgeadapt.runtime.backend import Precision
 from edgeadapt.runtime.optimizer import flat_step_sizes
 from edgeadapt.runtime.quality import check_installed
 from edgeadapt.runtime.report import console, print_table
@@ -70,6 +71,7 @@ def video(
     step_size: float | None,
     backend: str,
     threads: int | None,
+    precision: Precision,
     out: Path | None,
 ) -> None:
     """PSNR and SSIM of clips whose weights are adapted to every j-th frame.
@@ -84,7 +86,7 @@ def video(
     for model in models:  # refuses a wrong scope or number before the work
         flat_step_sizes(model.bundle, scope, step_size)
     samples = first_frames(find_samples(data, layout, blur, sharp, size=size), frames)
-    settings = Settings(steps, scope, step_size, backend, threads)
+    settings = Settings(steps, scope, step_size, backend, threads, precision)
     clips = make_clips(models, samples, [0, *dict.fromkeys(strides)], settings)
     table = ClipTable(out)
     missing = sum(len(clip.frames) for clip in clips if table.get(clip) is None)

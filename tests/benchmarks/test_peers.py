@@ -206,8 +206,8 @@ def test_memory_before_the_peer_does_not_count(net: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "32"], "'32' is not WIDTHxHEIGHT"),
-        (["--size", "0x8"], "'0x8' is not WIDTHxHEIGHT"),
+        (["--size", "32"], "'32' is no WIDTHxHEIGHT"),
+        (["--size", "0x8"], "'0x8' is no WIDTHxHEIGHT"),
         (["--scope", "nose"], "no adaptation scope 'nose'"),
         (["--device", "tpu"], "'tpu' is not one of 'cpu', 'cuda'"),
         (["-o", "foreign.csv"], "is a table of something else"),

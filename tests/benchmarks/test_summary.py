@@ -29,7 +29,7 @@ def made(model: str, shift: str = "none", control: bool = False) -> list[tuple[T
     bundle: Any = SimpleNamespace(manifest=SimpleNamespace(adaptation=adaptation))
     found = []
     for (recording, name), psnrs in PSNRS.items():
-        key = Key("x", "auto", "all", "", 2, shift, recording, name, "f")
+        key = Key("x", "auto", "fp32", "all", "", 2, shift, recording, name, "f")
         sample = Sample(recording, name, Path(name), None)
         rows = [
             Row(model, key, step, psnr, 0.1 + psnr / 100, None, (recording, step) == ("b", 2), psnr)

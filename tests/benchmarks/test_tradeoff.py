@@ -243,7 +243,7 @@ def test_two_bundles_of_one_name_are_two(
     ("arguments", "message"),
     [
         (["--size", "40x16", "--backend", "native"], "is 30x21, smaller than 40x16"),
-        (["--size", "40"], "'40' is not WIDTHxHEIGHT"),
+        (["--size", "40"], "'40' is no WIDTHxHEIGHT"),
         (["--scope", "nose", "--backend", "native"], "no adaptation scope 'nose'"),
         (["--backend", "onnxruntime"], "nothing can be measured"),
     ],

@@ -100,6 +100,21 @@ def test_a_stride_is_what_run_every_does(tiny: Path, data: Path, tmp_path: Path)
         assert float(row["psnr"]) == pytest.approx(psnr, abs=1e-9)
 
 
+def test_precision_is_that_of_run(tiny: Path, data: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "v.csv", tmp_path / "restored"
+    way = ["--backend", "native", "--precision", "bf16", "--step-size", str(STEP_SIZE)]
+    assert bench(tiny, data, "--stride", 2, *way, "-o", out) == 0
+    run = ["run", str(tiny), str(data / "one" / "blur"), "-o", str(folder), "--every", "2"]
+    assert main([*run, *way]) == 0
+    own = [r for r in read_rows(out) if r["recording"] == "one" and r["stride"] == "2"]
+    assert {row["precision"] for row in own} == {"bf16"}
+    for row in own:
+        sharp = read_image(data / "one" / "sharp" / row["image"])
+        restored = read_image(folder / row["image"])
+        psnr = peak_signal_noise_ratio(sharp, restored, data_range=255)
+        assert float(row["psnr"]) == pytest.approx(psnr, abs=1e-9)
+
+
 def test_an_adaptation_that_is_taken_back_leaves_the_bundles_weights(
     data: Path, tmp_path: Path
 ) -> None:
