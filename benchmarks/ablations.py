@@ -19,7 +19,7 @@ from typing import Any, Literal
 import cattrs
 
 from edgeadapt.errors import ConfigError
-from edgeadapt.training.config import TrainingConfig, structure_config
+from edgeadapt.training.config import PAPER_LOSS, TrainingConfig, structure_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -168,6 +168,9 @@ def _digest(row: RowConfig, config: TrainingConfig, start: str) -> str:
     other = {"joint": "meta", "meta": "joint"}.get(row.stage, "meta")
     # What a joint row says of adaptation changes nothing that is measured of it.
     parts = {key: value for key, value in sections.items() if key not in ("run", other)}
+    for stage in ("joint", "meta"):  # came later: rows that do not set it are what they were
+        if parts.get(stage, {}).get("restoration") == PAPER_LOSS:
+            parts[stage] = {k: v for k, v in parts[stage].items() if k != "restoration"}
     text = json.dumps([parts, row.stage, row.strides, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -57,6 +57,7 @@ class DataConfig:
 _PRECISIONS = ("fp32", "bf16")
 PAPER_LOSS = "l1"
 LOSSES = (PAPER_LOSS, "l2", "charbonnier", "scales", "again")
+RESTORATION_LOSSES = (PAPER_LOSS, "psnr")  # training/network.py says what they are
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,12 @@ class JointConfig:
     # Of the reconstruction's loss beside the restoration's; Eq. 3 has 1. An L1 loss pulls as hard
     # when it is small: with 1 a short training learns to copy its input and little else.
     adaptation_weight: float = 1.0
+    restoration: str = PAPER_LOSS  # l1 | psnr: what the restored image is held to the sharp one by
     precision: str = "fp32"  # fp32 | bf16: autocast, weights stay float32
 
     def __post_init__(self) -> None:
         _one_of("joint.schedule", self.schedule, ("plateau", "cosine", "constant"))
+        _one_of("joint.restoration", self.restoration, RESTORATION_LOSSES)
         _one_of("joint.precision", self.precision, _PRECISIONS)
         for name in (
             "iterations", "batch", "learning_rate", "plateau_window", "adaptation_weight"
@@ -101,6 +104,7 @@ class MetaConfig:
     learn_step_sizes: bool = False
     step_sizes_rate: float = 1e-2  # learning rate of their logarithms
     loss: str = PAPER_LOSS  # of the inner steps; training/losses.py says which there are
+    restoration: str = PAPER_LOSS  # of the outer step: l1 | psnr
     aux_update: str = "literal"  # literal (Algorithm 1) | copy_back | outer
     outer_reduce: str = "sum"  # over the batch: sum (paper, Eq. 6) | mean
     outer_optimizer: str = "adam"  # adam | sgd
@@ -112,6 +116,7 @@ class MetaConfig:
         _one_of("meta.order", self.order, (1, 2))
         _one_of("meta.inner_optimizer", self.inner_optimizer, ("sgd", "adam"))
         _one_of("meta.loss", self.loss, LOSSES)
+        _one_of("meta.restoration", self.restoration, RESTORATION_LOSSES)
         _one_of("meta.aux_update", self.aux_update, ("literal", "copy_back", "outer"))
         _one_of("meta.outer_reduce", self.outer_reduce, ("sum", "mean"))
         _one_of("meta.outer_optimizer", self.outer_optimizer, ("adam", "sgd"))

@@ -37,7 +37,7 @@ class JointStage:
         set_rate(self._optimizer, rate)
         self._optimizer.zero_grad()
         with precision(self.config.joint.precision, blurred.device):
-            losses = joint_losses(self.network, blurred, sharp)
+            losses = joint_losses(self.network, blurred, sharp, self.config.joint.restoration)
         total = losses["restoration"]
         if "adaptation" in losses:
             total = total + self.config.joint.adaptation_weight * losses["adaptation"]
@@ -119,10 +119,12 @@ class Plateau:
         self._sum, self._count = state["sum"], state["count"]
 
 
-def joint_losses(network: DeblurNet, blurred: Tensor, sharp: Tensor) -> dict[str, Tensor]:
+def joint_losses(
+    network: DeblurNet, blurred: Tensor, sharp: Tensor, restoration: str
+) -> dict[str, Tensor]:
     """The two sums of Eq. 3, scalars; without an auxiliary branch there is only the first."""
     outputs = network(blurred)
-    losses = {"restoration": restoration_terms(network, outputs, sharp).sum()}
+    losses = {"restoration": restoration_terms(network, outputs, sharp, restoration).sum()}
     if outputs.reconstructed:
         losses["adaptation"] = adaptation_terms(network, outputs, blurred).sum()
     return losses

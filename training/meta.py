@@ -134,7 +134,8 @@ class MetaStage:
         adapted = self._adapt(parameters, image, self.config.meta.order == 2)
         with precision(self.config.meta.precision, image.device):
             outputs = forward(self.network, adapted.parameters, image)
-            return adapted, restoration_terms(self.network, outputs, target).sum()
+            terms = restoration_terms(self.network, outputs, target, self.config.meta.restoration)
+            return adapted, terms.sum()
 
     def _adapt(
         self, parameters: Mapping[str, Tensor], image: Tensor, second_order: bool

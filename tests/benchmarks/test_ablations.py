@@ -261,6 +261,15 @@ def test_the_digest_is_of_what_decides_the_result(place: Path) -> None:
     assert {name for name in first if steps[name] == first[name]} == {"blind", "seeing", "wild"}
     assert digests(place / "configs", 4) == first
     assert digests(place / "configs", 8) != first
+    other = BASE_TOML.replace("[joint]", '[joint]\nrestoration = "psnr"')
+    assert not set(digests(write_suite(place / "other", other)).values()) & set(first.values())
+
+
+def test_the_rows_that_were_measured_are_those_that_ship() -> None:
+    results = Path(str(files("edgeadapt.benchmarks"))) / "results" / "ablations.csv"
+    with results.open(newline="", encoding="utf-8") as file:
+        measured = {(row["name"], row["digest"]) for row in csv.DictReader(file)}
+    assert measured == {(row.name, row.digest) for row in read_suite(iterations=1_200).rows}
 
 
 REFUSALS = {

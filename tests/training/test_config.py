@@ -93,6 +93,8 @@ def test_a_configuration_survives_the_way_through_a_checkpoint() -> None:
         ("[network]\nwidth = [1, 2]", r"unknown option 'width'"),
         ("[joint]\nbatch = 0", r"joint.batch: must be greater than 0, got 0"),
         ('[joint]\nschedule = "step"', r"must be plateau \| cosine \| constant, got 'step'"),
+        ('[joint]\nrestoration = "l2"', r"joint.restoration: must be l1 \| psnr, got 'l2'"),
+        ('[meta]\nrestoration = "l2"', r"meta.restoration: must be l1 \| psnr, got 'l2'"),
         ("[meta]\norder = 3", r"meta.order: must be 1 \| 2, got 3"),
         ('[meta]\naux_update = "none"', r"must be literal \| copy_back \| outer, got 'none'"),
         ('[[data.train]]\nkind = "movie"\npath = "x"', r"data.kind: must be gopro .* 'movie'"),

@@ -66,10 +66,12 @@ def test_the_second_order_gradient_is_the_slope_of_the_objective() -> None:
         assert by_first != pytest.approx(slope, rel=1e-3)  # so the second order is really there
 
 
-def test_the_first_order_gradient_is_the_one_at_the_adapted_weights() -> None:
+@pytest.mark.parametrize("loss", ["l1", "psnr"])
+def test_the_first_order_gradient_is_the_one_at_the_adapted_weights(loss: str) -> None:
     network = tiny_network(4)
     blurred, sharp = images(5, 2)
-    gradient = stage(network, order=1, aux_update="outer").gradients(blurred, sharp)[0]
+    own_way = {"order": 1, "aux_update": "outer", "restoration": loss}
+    gradient = stage(network, **own_way).gradients(blurred, sharp)[0]
     expected: dict[str, Tensor] = {}
     for image, target in zip(blurred.split(1), sharp.split(1), strict=True):
         other = copy.deepcopy(network)
@@ -79,7 +81,7 @@ def test_the_first_order_gradient_is_the_one_at_the_adapted_weights() -> None:
             torch.autograd.backward(other.adaptation_loss(image).sum())
             optimizer.step()
         optimizer.zero_grad()
-        torch.autograd.backward(restoration_terms(other, other(image), target).sum())
+        torch.autograd.backward(restoration_terms(other, other(image), target, loss).sum())
         for name, parameter in other.named_parameters():
             if parameter.grad is not None:
                 expected[name] = expected.get(name, torch.zeros(())) + parameter.grad
