@@ -162,15 +162,23 @@ def _scale_iterations(base: dict[str, Any], iterations: int | None) -> None:
     base["meta"] = {**meta, "iterations": scaled}
 
 
+# Settings that came after rows were measured: a row that leaves them alone is what it was.
+_LATER = {
+    "joint": {"restoration": PAPER_LOSS},
+    "meta": {"restoration": PAPER_LOSS, "schedule": "constant"},
+}
+
+
 def _digest(row: RowConfig, config: TrainingConfig, start: str) -> str:
     """16 hexadecimal digits; how a run is logged and kept is not in it."""
     sections = asdict(config)
     other = {"joint": "meta", "meta": "joint"}.get(row.stage, "meta")
     # What a joint row says of adaptation changes nothing that is measured of it.
     parts = {key: value for key, value in sections.items() if key not in ("run", other)}
-    for stage in ("joint", "meta"):  # came later: rows that do not set it are what they were
-        if parts.get(stage, {}).get("restoration") == PAPER_LOSS:
-            parts[stage] = {k: v for k, v in parts[stage].items() if k != "restoration"}
+    for stage, later in _LATER.items():
+        own = parts.get(stage, {})
+        kept = {key: value for key, value in own.items() if later.get(key, ...) != value}
+        parts.update({stage: kept} if own else {})
     text = json.dumps([parts, row.stage, row.strides, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

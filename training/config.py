@@ -109,6 +109,7 @@ class MetaConfig:
     outer_reduce: str = "sum"  # over the batch: sum (paper, Eq. 6) | mean
     outer_optimizer: str = "adam"  # adam | sgd
     learning_rate: float = 2.5e-5  # [beta]
+    schedule: str = "constant"  # constant (paper) | cosine: both rates fall to 0 at `iterations`
     clip_norm: float = 0.0  # longest outer gradient; 0: not clipped
     precision: str = "fp32"  # fp32 | bf16; in bf16 the differences the inner steps make are noise
 
@@ -119,6 +120,7 @@ class MetaConfig:
         _one_of("meta.restoration", self.restoration, RESTORATION_LOSSES)
         _one_of("meta.aux_update", self.aux_update, ("literal", "copy_back", "outer"))
         _one_of("meta.outer_reduce", self.outer_reduce, ("sum", "mean"))
+        _one_of("meta.schedule", self.schedule, ("constant", "cosine"))
         _one_of("meta.outer_optimizer", self.outer_optimizer, ("adam", "sgd"))
         _one_of("meta.precision", self.precision, _PRECISIONS)
         for name in ("iterations", "batch", "steps", "step_size", "learning_rate"):

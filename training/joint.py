@@ -12,7 +12,14 @@ from torch import Tensor
 from edgeadapt.training.checkpoint import LearnedAdaptation
 from edgeadapt.training.config import JointConfig, TrainingConfig
 from edgeadapt.training.network import DeblurNet, adaptation_terms, restoration_terms
-from edgeadapt.training.stage import Average, clip, configured_adaptation, precision, set_rate
+from edgeadapt.training.stage import (
+    Average,
+    clip,
+    configured_adaptation,
+    half_cosine,
+    precision,
+    set_rate,
+)
 
 
 class JointStage:
@@ -132,9 +139,8 @@ def joint_losses(
 
 def cosine_rate(config: JointConfig, iteration: int) -> float:
     """Half a cosine from ``learning_rate`` at 0 down to ``final_rate`` at ``iterations``."""
-    done = min(1.0, iteration / config.iterations)
     span = config.learning_rate - config.final_rate
-    return config.final_rate + span * (1 + math.cos(math.pi * done)) / 2
+    return config.final_rate + span * half_cosine(iteration / config.iterations)
 
 
 def warmed(rate: float, iteration: int, warmup: int) -> float:

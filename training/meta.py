@@ -25,7 +25,7 @@ from edgeadapt.training.checkpoint import LearnedAdaptation
 from edgeadapt.training.config import TrainingConfig
 from edgeadapt.training.inner import Adapted, adapt, forward
 from edgeadapt.training.network import DeblurNet, restoration_terms
-from edgeadapt.training.stage import Average, clip, precision, set_gradients
+from edgeadapt.training.stage import Average, clip, half_cosine, precision, set_gradients
 
 
 class MetaStage:
@@ -65,6 +65,7 @@ class MetaStage:
         whole = share if self.config.meta.outer_reduce == "sum" else share / self.config.meta.batch
         set_gradients(self._learned(), [whole * gradient for gradient in gradients])
         clip(list(self._outer.values()), self.config.meta.clip_norm)
+        self._set_rates(iteration)
         self._optimizer.step()
         with torch.no_grad():
             for parameter, move in zip(self._auxiliary_parameters(), auxiliary_moves, strict=True):
@@ -174,6 +175,13 @@ class MetaStage:
         if self.config.meta.learn_step_sizes:
             return dict(zip(names, self._log_step_sizes.exp(), strict=True))
         return dict.fromkeys(names, self._log_step_sizes.new_tensor(self.config.meta.step_size))
+
+    def _set_rates(self, iteration: int) -> None:
+        meta = self.config.meta
+        share = half_cosine(iteration / meta.iterations) if meta.schedule == "cosine" else 1.0
+        rates = (meta.learning_rate, meta.step_sizes_rate)  # the second group may not be there
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate * share
 
     def _learned(self) -> list[nn.Parameter]:
         learns_sizes = self.config.meta.learn_step_sizes

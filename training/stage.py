@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -63,6 +64,11 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Use ``rate`` for all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def half_cosine(done: float) -> float:
+    """Half a cosine from 1 where ``done`` is 0 down to 0 where it is 1 or more."""
+    return (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
 def configured_adaptation(config: MetaConfig) -> LearnedAdaptation:

@@ -164,6 +164,24 @@ def test_learned_step_sizes_are_reported_by_name_and_restored() -> None:
     assert stage(network).adaptation().step_sizes == {}
 
 
+@pytest.mark.parametrize(("iteration", "share"), [(0, 1.0), (1, 0.853553), (3, 0.146447)])
+def test_the_cosine_takes_both_outer_rates_down(iteration: int, share: float) -> None:
+    moves = []
+    for schedule in ("constant", "cosine"):
+        network = tiny_network(14)
+        before = [parameter.detach().clone() for parameter in network.parameters()]
+        rates = {"learning_rate": 0.1, "step_sizes_rate": 0.2, "learn_step_sizes": True}
+        way = {"schedule": schedule, "iterations": 4, "outer_optimizer": "sgd"}
+        tested = stage(network, aux_update="outer", **rates, **way)
+        tested.step(iteration, *images(15, 2), alone)
+        moved = [p.detach() - b for p, b in zip(network.parameters(), before, strict=True)]
+        sizes = torch.tensor([*tested.adaptation().step_sizes.values()], dtype=torch.float64)
+        moves.append((torch.cat([part.reshape(-1) for part in moved]), (sizes / 0.05).log()))
+    for constant, cosine in zip(*moves, strict=True):
+        assert float(constant.norm()) > 0
+        torch.testing.assert_close(cosine, share * constant, rtol=1e-5, atol=1e-9)
+
+
 def test_validation_restores_with_the_k_steps() -> None:
     network = tiny_network(12)
     image = images(13, 1)[0]
