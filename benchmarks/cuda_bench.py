@@ -42,7 +42,7 @@ from edgeadapt.runtime.cuda.device import Device, DeviceInfo
 from edgeadapt.runtime.report import console, print_table
 from edgeadapt.runtime.tensorrt.library import find_library
 from edgeadapt.runtime.tensorrt.target import check_target
-from edgeadapt.testing import photo
+from edgeadapt.testing import noise
 
 Row = dict[str, Any]
 Opener = Callable[[], Device]
@@ -110,7 +110,7 @@ def show(rows: Sequence[Row]) -> None:
 def _measure(
     bundle: Bundle, work: Work, steps: int, repeats: int, ways: Sequence[str], opener: Opener
 ) -> list[Row]:
-    picture = photo(_SEED, work.height, work.width)
+    picture = noise(_SEED, work.height, work.width)
     reference, expected = _reference(bundle, work, picture)
     with ExitStack() as stack:
         peers: dict[str, TimedPeer] = {}

@@ -21,7 +21,7 @@ from edgeadapt.image import to_network
 from edgeadapt.runtime.backend import EngineOptions, Frame, Precision
 from edgeadapt.runtime.backends import open_backend
 from edgeadapt.runtime.optimizer import make_optimizer
-from edgeadapt.testing import compare_gradients, photo
+from edgeadapt.testing import compare_gradients, noise
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -32,10 +32,10 @@ BOUND = 1e-4
 TENSOR_BOUND = 1e-2  # of one tensor
 IMAGE_BOUND = 1e-4  # absolute, of a range of 2
 # bfloat16 has 8 bits: a rounding is up to 2^-9 of a value, and some forty layers follow each other.
-# The gradient of an L1 loss is made of signs, and where training has brought the loss to a few such
-# roundings they decide many: on the first trained `nano`, PyTorch's own bfloat16 is 0.2 to 0.7 from
-# its float32. So what is held is that the gradient points the right way; 0 would be 1 off.
-HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 0.95, 2.0, 0.1
+# On noise PyTorch's own bfloat16 is 0.04 from its float32, and 0.2 in the worst tensor of `edge`.
+# On photos, which it rebuilds to within a few roundings, they decide most signs of the L1 loss, and
+# PyTorch is 0.6 to 1.3 off, as far as if the gradient were 0 or another's: that would hold nothing.
+HALF_LOSS_BOUND, HALF_BOUND, HALF_TENSOR_BOUND, HALF_IMAGE_BOUND = 0.1, 0.3, 0.95, 0.1
 # Where rounding decides a sign (of an L1 loss, of a LeakyReLU), PyTorch does not agree with itself
 # in another layout. In a large image one such pixel is little; in a small one it is not, but the
 # next image has none. A fault is in every image.
@@ -137,9 +137,9 @@ def torch_names(with_compile: bool, half: bool = False) -> list[str]:
 def make_peer(
     name: str, bundle: Bundle, work: Work, seed: int = 0, picture: U8 | None = None
 ) -> Peer:
-    """Open a peer, a backend's name or one of `torch_names`, for a picture or photo ``seed``."""
+    """Open a peer, a backend's name or one of `torch_names`, for a picture or noise ``seed``."""
     if picture is None:
-        picture = photo(seed, work.height, work.width)
+        picture = noise(seed, work.height, work.width)
     image = to_network(picture, bundle.manifest.image.size_multiple)
     if not is_torch(name):
         precision: Precision = "bf16" if name.endswith(HALF) else "fp32"

@@ -144,6 +144,16 @@ def photo(seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
     return pixels
 
 
+def noise(seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """A picture without any likeness between neighbours: (height, width, 3) uint8 RGB.
+
+    No network rebuilds it, so the signs that the gradient of an L1 loss is made of are far from
+    where rounding decides them: what compares engines, above all in half precision, needs that.
+    """
+    random = np.random.default_rng([seed, height, width])
+    return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 def psnr(image: npt.NDArray[Any], reference: npt.NDArray[Any], peak: float = 255.0) -> float:
     """10 log10(peak^2 / mean squared error) in dB, in float64; infinite for equal images.
 

@@ -26,7 +26,7 @@ from edgeadapt.bundle import Bundle, open_bundle
 from edgeadapt.cli import main
 from edgeadapt.errors import BackendError, EdgeadaptError
 from edgeadapt.image import to_network
-from edgeadapt.testing import photo
+from edgeadapt.testing import noise
 from support.host_device import ORIN, HostDevice
 
 FACTORY = "edgeadapt.training.losses:build"
@@ -213,7 +213,7 @@ def test_without_a_gpu_it_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: O
 
 @pytest.mark.parametrize("name", torch_variants(compiled=False))
 def test_pytorch_computes_the_same_however_it_is_asked(bundle: Bundle, name: str) -> None:
-    image = to_network(photo(0, HEIGHT, WIDTH), 16)
+    image = to_network(noise(0, HEIGHT, WIDTH), 16)
     peer = TorchCudaPeer(name, bundle, image, work(), 2, device="cpu")
     reference = TorchCudaPeer("torch", bundle, image, work(), 2, device="cpu")
     found = agreement(first_results(peer), first_results(reference))
@@ -225,7 +225,7 @@ def test_pytorch_computes_the_same_however_it_is_asked(bundle: Bundle, name: str
 
 
 def test_gradients_in_float16_are_given_as_if_nothing_was_scaled(bundle: Bundle) -> None:
-    picture = photo(0, 64, 64)
+    picture = noise(0, 64, 64)
     image = to_network(picture, 16)
     names = ("torch channels-last fp16", "torch")
     half, full = (TorchCudaPeer(n, bundle, image, work(), 1, device="cpu") for n in names)

@@ -238,8 +238,18 @@ def test_the_bounds_hold_what_they_say() -> None:
         assert not replace(good, **{name: float("nan")}).within_bounds(half=True)
         assert replace(good, **{name: 0.02}).within_bounds(half=True)
         assert not replace(good, **{name: 2.1}).within_bounds(half=True)
-    # No gradient at all.
+    # No gradient at all, or none of one tensor.
     assert not replace(good, gradients=1.0, worst_tensor=1.0).within_bounds(half=True)
+    assert not replace(good, worst_tensor=1.0).within_bounds(half=True)
+
+
+@pytest.mark.parametrize("name", ["nano", "edge"])
+def test_the_networks_that_ship_agree_in_bfloat16(name: str) -> None:
+    one = Work(name, 64, 64, "all", 1, factory="")
+    _, found = make_peers(("onnxruntime", "native", "native bf16"), open_bundle(name), one)
+    # Well within what is allowed: the bounds have room for other networks.
+    assert found["native bf16"].gradients < 0.1
+    assert 0 < found["native bf16"].worst_tensor < 0.5
 
 
 def test_pytorch_in_bfloat16_does_the_same_work_in_fewer_bits(net: Path) -> None:

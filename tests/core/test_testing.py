@@ -13,6 +13,7 @@ from edgeadapt.testing import (
     assert_gradient_close,
     central_difference,
     compare_gradients,
+    noise,
     photo,
     psnr,
 )
@@ -143,6 +144,18 @@ def test_a_photo_of_any_size_is_an_image_and_depends_on_its_seed_only(seed, heig
     assert picture.shape == (height, width, 3)
     assert picture.dtype == np.uint8
     np.testing.assert_array_equal(picture, photo(seed, height, width))
+
+
+def test_noise_has_every_level_and_no_neighbours_alike():
+    picture = noise(3, 64, 48)
+    assert (picture.shape, picture.dtype) == ((64, 48, 3), np.uint8)
+    np.testing.assert_array_equal(picture, noise(3, 64, 48))
+    assert not np.array_equal(picture, noise(4, 64, 48))
+    assert len(np.unique(picture)) == 256
+    pixels = picture.astype(np.float64)
+    # 9,216 values: a correlation by chance stays below 0.05 in all but one of a million cases
+    for one, other in ((pixels[1:], pixels[:-1]), (pixels[:, 1:], pixels[:, :-1])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.05
 
 
 def test_a_photo_looks_like_one():
