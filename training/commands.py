@@ -38,7 +38,8 @@ def train() -> None:
     """Train a network: first jointly, then for adaptation.
 
     CONFIG is a TOML file or the name of one that ships: edge, nano, paper. Runs on several
-    processes under torchrun.
+    processes under torchrun: torchrun --nproc-per-node 2 -m -- edgeadapt train joint ... Without
+    the two dashes torchrun takes --start for an option of its own.
     """
 
 
