@@ -4,7 +4,7 @@
 #   tools/gpu_check.sh --download WHEELS            where there is a network: fetch what is missing there
 #   tools/gpu_check.sh -w WHEELS -o RESULTS         on the GPU machine, without a network
 #   tools/gpu_check.sh --only "tests bench" ...     some stages alone; the environment must be there
-#   tools/gpu_check.sh --train CONFIG --data DATA --run RUN --minutes 9 [-w WHEELS]
+#   tools/gpu_check.sh --train CONFIG --data DATA --run RUN --minutes 9 [--start CHECKPOINT] [-w WHEELS]
 #
 #   -w, --wheels DIR         wheels, PyCUDA's source, NAME.bundle folders; without it, pip's index
 #   -o, --results DIR        logs, tests.xml, peers.csv, summary.csv; build/gpu_check unless given
@@ -36,7 +36,7 @@ usage() { sed -n '2,/^set/p' "$SELF" | sed -n 's/^# \{0,1\}//p'; }
 
 parse() {
   WHEELS="" RESULTS=$ROOT/build/gpu_check MINUTES=9 BUNDLES="" SIZE=1280x720 ARCHITECTURES=""
-  PYTHON=python3 DRY_RUN="" DOWNLOAD="" ONLY="" TRAIN="" DATA="" RUN=""
+  PYTHON=python3 DRY_RUN="" DOWNLOAD="" ONLY="" TRAIN="" DATA="" RUN="" START=""
   while [ $# -gt 0 ]; do
     case $1 in
       --dry-run) DRY_RUN=1 && shift && continue ;;
@@ -56,6 +56,7 @@ parse() {
       --train) TRAIN=$2 ;;
       --data) DATA=$2 ;;
       --run) RUN=$2 ;;
+      --start) START=$2 ;;
       *) die "there is no option $1; --help lists them." ;;
     esac
     shift 2
@@ -370,6 +371,7 @@ train() {
   done
   local resume=()
   [ -d "$RUN" ] && resume=(--resume)
+  [ -z "$START" ] || resume+=(--start "$START") # a run that is there goes on from its own
   python_here -m edgeadapt train joint "$TRAIN" -o "$RUN" --data "$DATA" --minutes "$MINUTES" \
     --accelerator cuda "${resume[@]}"
 }
