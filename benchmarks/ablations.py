@@ -164,8 +164,9 @@ def _scale_iterations(base: dict[str, Any], iterations: int | None) -> None:
 
 # Settings that came after rows were measured: a row that leaves them alone is what it was.
 _LATER = {
-    "joint": {"restoration": PAPER_LOSS},
-    "meta": {"restoration": PAPER_LOSS, "schedule": "constant"},
+    ("joint", "restoration"): PAPER_LOSS,
+    ("meta", "restoration"): PAPER_LOSS,
+    ("meta", "schedule"): "constant",
 }
 
 
@@ -174,11 +175,11 @@ def _digest(row: RowConfig, config: TrainingConfig, start: str) -> str:
     sections = asdict(config)
     other = {"joint": "meta", "meta": "joint"}.get(row.stage, "meta")
     # What a joint row says of adaptation changes nothing that is measured of it.
-    parts = {key: value for key, value in sections.items() if key not in ("run", other)}
-    for stage, later in _LATER.items():
-        own = parts.get(stage, {})
-        kept = {key: value for key, value in own.items() if later.get(key, ...) != value}
-        parts.update({stage: kept} if own else {})
+    parts = {
+        section: {k: v for k, v in own.items() if _LATER.get((section, k), ...) != v}
+        for section, own in sections.items()
+        if section not in ("run", other)
+    }
     text = json.dumps([parts, row.stage, row.strides, start], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -17,7 +17,7 @@ from edgeadapt.training.config import PAPER_LOSS
 from edgeadapt.training.network_config import NetworkConfig
 
 # Half a logarithm of squares is one of absolute values; a twentieth of that falls as fast as L1
-# does where L1 is 0.05, its value on the images that ship networks were trained on.
+# does where L1 is 0.05, its value in the training of the networks that ship.
 _PSNR_WEIGHT = 0.5 / 20
 _PSNR_FLOOR = 1e-5  # of images in [-1, 1]: 56 dB, beyond which nothing is to be gained
 
