@@ -19,6 +19,24 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
 
 
+def stem(inputs: int, outputs: int, config: NetworkConfig) -> nn.Conv2d:
+    """The convolution that images enter through: (N, C, H, W) -> (N, C', H / s, W / s), s being
+    the stem's stride.
+    """
+    stride = config.stem_stride
+    if stride == 1:
+        return conv(inputs, outputs, config.kernel)
+    return nn.Conv2d(inputs, outputs, 2 * stride, stride, stride // 2)
+
+
+def head(inputs: int, config: NetworkConfig) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The layer that an RGB image leaves through, at the size it had before the stem."""
+    stride = config.stem_stride
+    if stride == 1:
+        return conv(inputs, 3, config.kernel)
+    return nn.ConvTranspose2d(inputs, 3, 2 * stride, stride, stride // 2)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(LeakyReLU(conv(x))): Nah's ResBlock, with the paper's activation."""
 
@@ -41,19 +59,20 @@ class ResidualBlocks(nn.Sequential):
 
 
 class EncoderLevel(nn.Module):
-    """Opening convolution (stride 2 below the first level), the recurrent feature merged in,
-    residual blocks.
+    """Opening convolution (the stem, or one of stride 2 below the first level), the recurrent
+    feature merged in, residual blocks.
     """
 
     def __init__(self, level: int, config: NetworkConfig) -> None:
         super().__init__()
         width = config.widths[level]
-        inputs = (
-            config.widths[level - 1] if level else 6
-        )  # the blurry image and the coarser estimate, RGB each
         self.first = level == 0
         self.config = config
-        self.open = conv(inputs, width, config.kernel, 1 if self.first else 2)
+        self.open = (
+            stem(6, width, config)  # the blurry image and the coarser estimate, RGB each
+            if self.first
+            else conv(config.widths[level - 1], width, config.kernel, 2)
+        )
         self.merge = conv(2 * width, width, 1) if config.feature_recurrence else None
         self.blocks = ResidualBlocks(width, config)
 

@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeadapt.training.blocks import EncoderLevel, ResidualBlocks, UpBlock, conv, gaussian_half
+from edgeadapt.training.blocks import (
+    EncoderLevel,
+    ResidualBlocks,
+    UpBlock,
+    conv,
+    gaussian_half,
+    head,
+    stem,
+)
 from edgeadapt.training.config import PAPER_LOSS
 from edgeadapt.training.network_config import NetworkConfig
 
@@ -52,12 +60,15 @@ class ScaleNet(nn.Module):
         width = config.widths[0]
         self.shared = nn.ModuleDict({name: _unit(name, config) for name in units[:branch]})
         self.primary = nn.ModuleDict({name: _unit(name, config) for name in units[branch:]})
-        self.primary["head"] = conv(width, 3, config.kernel)
+        self.primary["head"] = head(width, config)
         if config.aux_branch:
-            joined = width + 3 * config.residual_to_aux
             self.auxiliary = nn.ModuleDict({name: _unit(name, config) for name in units[branch:]})
-            self.auxiliary["mix"] = conv(joined, width, config.kernel)
-            self.auxiliary["head"] = conv(width, 3, config.kernel)
+            passed = 3 if config.residual_to_aux else 0
+            if passed and config.stem_stride > 1:
+                passed = width
+                self.auxiliary["residual"] = stem(3, width, config)  # to the features' size
+            self.auxiliary["mix"] = conv(width + passed, width, config.kernel)
+            self.auxiliary["head"] = head(width, config)
 
     def forward(
         self, x: Tensor, recurrent: tuple[Tensor, ...] | None
@@ -75,9 +86,9 @@ class ScaleNet(nn.Module):
             return residual, None, features
         auxiliary = self._run(self.auxiliary, shared, recurrent).x
         if self.config.residual_to_aux:
-            auxiliary = torch.cat(
-                [auxiliary, residual], 1
-            )  # not detached: this lets the loss reach the primary head
+            enter = self.auxiliary["residual"] if "residual" in self.auxiliary else nn.Identity()
+            # not detached: this lets the loss reach the primary head
+            auxiliary = torch.cat([auxiliary, enter(residual)], 1)
         hidden = F.leaky_relu(self.auxiliary["mix"](auxiliary), self.config.slope)
         return residual, self.auxiliary["head"](hidden), features
 
@@ -85,7 +96,7 @@ class ScaleNet(nn.Module):
         self, units: nn.ModuleDict, state: State, recurrent: tuple[Tensor, ...] | None
     ) -> State:
         for name, unit in units.items():
-            if name not in ("head", "mix"):
+            if name not in ("head", "mix", "residual"):
                 state = self._step(name, unit, state, recurrent)
         return state
 

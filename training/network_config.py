@@ -40,6 +40,7 @@ class NetworkConfig:
     stop_gradient: bool = True  # through the upsampled coarse estimate; SRN
     recurrence_start: str = "duplicate"  # the coarsest scale's recurrent input; MT-RNN; or "zeros"
     pyramid: str = "area"  # "area" (mean of 2x2) or "gaussian" (Nah)
+    stem_stride: int = 1  # of the opening convolution, undone by the heads; 1 in all three sources
 
     def __post_init__(self) -> None:
         _require(
@@ -65,12 +66,15 @@ class NetworkConfig:
             self.recurrence_start,
             "duplicate | zeros",
         )
+        _require("stem_stride", self.stem_stride in (1, 2, 4), self.stem_stride, "1 | 2 | 4")
         _require("pyramid", self.pyramid in ("area", "gaussian"), self.pyramid, "area | gaussian")
 
     @property
     def size_multiple(self) -> int:
-        """Height and width must be multiples of this: one halving a scale and one a level."""
-        return 2 ** (self.n_scales - 1 + len(self.widths) - 1)
+        """Height and width must be multiples of this: one halving a scale and one a level, and the
+        stem's stride.
+        """
+        return 2 ** (self.n_scales - 1 + len(self.widths) - 1) * self.stem_stride
 
     @property
     def branch_index(self) -> int:
