@@ -126,7 +126,8 @@ def _from_checkpoint(path: Path) -> Source:
     if loss is not None:
         factory, config = LOSS_FACTORY, config | {"loss": loss}
     widths = "/".join(str(width) for width in config["widths"])
-    scales = f"{config['n_scales']} scale{'s' if config['n_scales'] > 1 else ''}"
+    count = network.config.n_scales
+    scales = f"{count} scale{'s' if count > 1 else ''}"
     description = (
         f"Two-branch deblurring network, {scales}, widths {widths} (Chi et al., CVPR 2021)"
     )
