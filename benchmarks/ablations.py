@@ -167,6 +167,7 @@ _LATER = {
     ("joint", "restoration"): PAPER_LOSS,
     ("meta", "restoration"): PAPER_LOSS,
     ("meta", "schedule"): "constant",
+    ("meta", "unadapted_weight"): 0.0,
     ("network", "stem_stride"): 1,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -105,6 +106,7 @@ class MetaConfig:
     step_sizes_rate: float = 1e-2  # learning rate of their logarithms
     loss: str = PAPER_LOSS  # of the inner steps; training/losses.py says which there are
     restoration: str = PAPER_LOSS  # of the outer step: l1 | psnr
+    unadapted_weight: float = 0.0  # of that loss at K = 0 beside the one after K steps; 0: Eq. 5
     aux_update: str = "literal"  # literal (Algorithm 1) | copy_back | outer
     outer_reduce: str = "sum"  # over the batch: sum (paper, Eq. 6) | mean
     outer_optimizer: str = "adam"  # adam | sgd
@@ -125,6 +127,10 @@ class MetaConfig:
         _one_of("meta.precision", self.precision, _PRECISIONS)
         for name in ("iterations", "batch", "steps", "step_size", "learning_rate"):
             _positive(f"meta.{name}", getattr(self, name))
+        if not 0 <= self.unadapted_weight < math.inf:
+            raise ConfigError(
+                f"meta.unadapted_weight: must be at least 0, got {self.unadapted_weight}."
+            )
 
 
 @dataclass(frozen=True)

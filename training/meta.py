@@ -130,13 +130,24 @@ class MetaStage:
         return LearnedAdaptation(meta.steps, meta.inner_optimizer, meta.step_size, learned)
 
     def _sample(self, image: Tensor, target: Tensor) -> tuple[Adapted, Tensor]:
-        """Adapt to one image; the restoration loss at the adapted weights."""
+        """Adapt to one image; the restoration loss at the adapted weights, and what of it at the
+        weights as they are the configuration adds.
+        """
         parameters = dict(self.network.named_parameters())
         adapted = self._adapt(parameters, image, self.config.meta.order == 2)
+        loss = self._restoration_loss(adapted.parameters, image, target)
+        if self.config.meta.unadapted_weight > 0:
+            unadapted = self._restoration_loss(parameters, image, target)
+            loss = loss + self.config.meta.unadapted_weight * unadapted
+        return adapted, loss
+
+    def _restoration_loss(
+        self, parameters: Mapping[str, Tensor], image: Tensor, target: Tensor
+    ) -> Tensor:
         with precision(self.config.meta.precision, image.device):
-            outputs = forward(self.network, adapted.parameters, image)
+            outputs = forward(self.network, parameters, image)
             terms = restoration_terms(self.network, outputs, target, self.config.meta.restoration)
-            return adapted, terms.sum()
+            return terms.sum()
 
     def _adapt(
         self, parameters: Mapping[str, Tensor], image: Tensor, second_order: bool

@@ -20,16 +20,19 @@ def stage(network: DeblurNet, **meta: Any) -> MetaStage:
 
 
 def objective(
-    network: DeblurNet, blurred: Tensor, sharp: Tensor, rate: float, steps: int
+    network: DeblurNet, blurred: Tensor, sharp: Tensor, rate: float, steps: int, weight: float
 ) -> Tensor:
-    """Eq. 5 for one sample with torch.optim.SGD: nothing shared with the code under test."""
+    """Eq. 5 for one sample with torch.optim.SGD, and ``weight`` times the loss without adaptation:
+    nothing shared with the code under test.
+    """
     other = copy.deepcopy(network)
     optimizer = torch.optim.SGD(other.parameters(), lr=rate)
     for _ in range(steps):
         optimizer.zero_grad()
         torch.autograd.backward(adaptation_terms(other, other(blurred), blurred).sum())
         optimizer.step()
-    return restoration_terms(other, other(blurred), sharp).sum().detach()
+    adapted, plain = (restoration_terms(n, n(blurred), sharp).sum() for n in (other, network))
+    return (adapted + weight * plain).detach()
 
 
 def moved(network: DeblurNet, names: list[str], direction: list[Tensor], by: float) -> DeblurNet:
@@ -40,13 +43,14 @@ def moved(network: DeblurNet, names: list[str], direction: list[Tensor], by: flo
     return other
 
 
-def test_the_second_order_gradient_is_the_slope_of_the_objective() -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_the_second_order_gradient_is_the_slope_of_the_objective(weight: float) -> None:
     network = tiny_network(1, stop_gradient=False)
     blurred, sharp = images(2, 1)
     rate, steps = 0.05, 3
-    second = stage(network, step_size=rate, steps=steps)
-    gradient = second.gradients(blurred, sharp)[0]
-    first = stage(network, step_size=rate, steps=steps, order=1).gradients(blurred, sharp)[0]
+    settings = {"step_size": rate, "steps": steps, "unadapted_weight": weight}
+    gradient = stage(network, **settings).gradients(blurred, sharp)[0]
+    first = stage(network, **settings, order=1).gradients(blurred, sharp)[0]
     groups = network.parameter_groups()
     names = groups["shared"] + groups["primary"]
     generator = torch.Generator().manual_seed(3)
@@ -56,7 +60,7 @@ def test_the_second_order_gradient_is_the_slope_of_the_objective() -> None:
         ]
         # 1e-7 seldom carries a pixel across a kink of L1 or LeakyReLU; float64 leaves 1e-9 of noise
         values = [
-            objective(moved(network, names, direction, by), blurred, sharp, rate, steps)
+            objective(moved(network, names, direction, by), blurred, sharp, rate, steps, weight)
             for by in (1e-7, -1e-7)
         ]
         slope = float(values[0] - values[1]) / 2e-7
@@ -144,7 +148,7 @@ def test_the_gradient_of_a_step_size_is_the_slope_of_the_objective(order: int) -
     # one step: there the first-order gradient of a step size is exact as well
     tested = stage(network, order=order, learn_step_sizes=True, steps=1, step_size=0.03)
     gradient = tested.gradients(blurred, sharp)[0][-1]
-    slope = [objective(network, blurred, sharp, 0.03 * (1 + by), 1) for by in (1e-6, -1e-6)]
+    slope = [objective(network, blurred, sharp, 0.03 * (1 + by), 1, 0.0) for by in (1e-6, -1e-6)]
     # all step sizes grow by the same factor, so the slope is the sum over their logarithms.
     # The differences cross no kink of L1 or LeakyReLU, so only float64 noise is left
     assert float(gradient.sum()) == pytest.approx(float(slope[0] - slope[1]) / 2e-6, rel=1e-4)
