@@ -47,11 +47,11 @@ def shipped() -> list[str]:
 
 
 def preset_of(name: str) -> str:
-    return name.partition("-")[0]  # "edge" goes on with what "edge-first" and "edge-second" gave
+    return name.partition("-")[0]  # "edge" goes on with what "edge-first" and the others gave
 
 
 def test_there_is_a_configuration_of_every_preset() -> None:
-    assert shipped() == sorted([*PRESETS, "edge-first", "edge-second"])
+    assert shipped() == sorted([*PRESETS, "edge-first", "edge-second", "edge-third"])
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -60,7 +60,7 @@ def test_the_shipped_configurations_are_sound(name: str) -> None:
     assert config.network == PRESETS[preset_of(name)]
     assert config.data.crop % config.network.size_multiple == 0
     common = replace(read_config("paper").data, crop=config.data.crop)
-    later = {"edge-second": 2, "edge": 3}
+    later = {"edge-second": 2, "edge-third": 3, "edge": 4}
     if name in later:  # goes on with other crops, and hardly blurred photos among them
         mild = SourceConfig("sharp", "sharp/bsds500", strength=0.3)
         common = replace(common, seed=later[name], train=(*common.train, mild))
@@ -97,6 +97,8 @@ def test_a_configuration_survives_the_way_through_a_checkpoint() -> None:
         ('[joint]\nrestoration = "l2"', r"joint.restoration: must be l1 \| psnr, got 'l2'"),
         ('[meta]\nschedule = "plateau"', r"meta.schedule: must be constant \| cosine"),
         ('[meta]\nrestoration = "l2"', r"meta.restoration: must be l1 \| psnr, got 'l2'"),
+        ("[meta]\nunadapted_weight = -1", r"meta.unadapted_weight: must be at least 0, got -1"),
+        ("[meta]\nunadapted_weight = nan", r"meta.unadapted_weight: must be at least 0, got nan"),
         ("[meta]\norder = 3", r"meta.order: must be 1 \| 2, got 3"),
         ('[meta]\naux_update = "none"', r"must be literal \| copy_back \| outer, got 'none'"),
         ('[[data.train]]\nkind = "movie"\npath = "x"', r"data.kind: must be gopro .* 'movie'"),
