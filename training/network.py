@@ -86,9 +86,10 @@ class ScaleNet(nn.Module):
             return residual, None, features
         auxiliary = self._run(self.auxiliary, shared, recurrent).x
         if self.config.residual_to_aux:
-            enter = self.auxiliary["residual"] if "residual" in self.auxiliary else nn.Identity()
-            # not detached: this lets the loss reach the primary head
-            auxiliary = torch.cat([auxiliary, enter(residual)], 1)
+            passed = residual  # not detached: this lets the loss reach the primary head
+            if "residual" in self.auxiliary:
+                passed = self.auxiliary["residual"](residual)
+            auxiliary = torch.cat([auxiliary, passed], 1)
         hidden = F.leaky_relu(self.auxiliary["mix"](auxiliary), self.config.slope)
         return residual, self.auxiliary["head"](hidden), features
 
