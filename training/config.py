@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -127,10 +126,7 @@ class MetaConfig:
         _one_of("meta.precision", self.precision, _PRECISIONS)
         for name in ("iterations", "batch", "steps", "step_size", "learning_rate"):
             _positive(f"meta.{name}", getattr(self, name))
-        if not 0 <= self.unadapted_weight < math.inf:
-            raise ConfigError(
-                f"meta.unadapted_weight: must be at least 0, got {self.unadapted_weight}."
-            )
+        _not_negative("meta.unadapted_weight", self.unadapted_weight)
 
 
 @dataclass(frozen=True)
@@ -146,8 +142,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "validate_every"):
             _positive(f"run.{name}", getattr(self, name))
-        if self.workers < 0:
-            raise ConfigError(f"run.workers: must be at least 0, got {self.workers}.")
+        _not_negative("run.workers", self.workers)
 
 
 @dataclass(frozen=True)
@@ -228,6 +223,11 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
 def _positive(name: str, value: float) -> None:
     if not 0 < value < float("inf"):
         raise ConfigError(f"{name}: must be greater than 0, got {value!r}.")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{name}: must be at least 0, got {value!r}.")
 
 
 def _structure_network(value: Any, _: type) -> NetworkConfig:

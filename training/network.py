@@ -96,9 +96,9 @@ class ScaleNet(nn.Module):
     def _run(
         self, units: nn.ModuleDict, state: State, recurrent: tuple[Tensor, ...] | None
     ) -> State:
-        for name, unit in units.items():
-            if name not in ("head", "mix", "residual"):
-                state = self._step(name, unit, state, recurrent)
+        for name in _unit_names(self.config):
+            if name in units:
+                state = self._step(name, units[name], state, recurrent)
         return state
 
     def _step(

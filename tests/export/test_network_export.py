@@ -33,9 +33,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "gaussian pyramid": {"pyramid": "gaussian"},
     "stem of stride 2": {"stem_stride": 2},
     "stem of stride 4, weights for each scale": {"stem_stride": 4, "share_scales": False},
-    "stem of stride 2, no residual to the auxiliary branch": {
-        **{"stem_stride": 2, "residual_to_aux": False, "n_scales": 1}
-    },
+    "stem, no residual to the auxiliary branch": {"stem_stride": 2, "residual_to_aux": False},
     "three levels": {"widths": [4, 6, 8]},
     "four levels": {"widths": [3, 4, 5, 6], "n_scales": 1},
     "slope 0": {"slope": 0.0},
