@@ -51,6 +51,9 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @train.command()
 @_with_options
+@click.option(
+    "--teacher", type=_PATH, help="Checkpoint: learn to restore as it does, not sharp images."
+)
 def joint(**options: Any) -> None:
     """Train restoration and reconstruction together (Eq. 3)."""
     _run("joint", **options)
@@ -74,12 +77,13 @@ def _run(
     iterations: int | None,
     threads: int | None,
     accelerator: str,
+    teacher: Path | None = None,
 ) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     settings = _with_iterations(read_config(config), kind, iterations)
     limit = math.inf if minutes is None else minutes
-    job = Job(kind, settings, folder, data, start, resume, limit)
+    job = Job(kind, settings, folder, data, start, resume, limit, teacher)
     Run(job, open_fabric(accelerator)).train()
 
 

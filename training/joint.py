@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgeadapt.errors import CheckpointError
 from edgeadapt.training.checkpoint import LearnedAdaptation
 from edgeadapt.training.config import JointConfig, TrainingConfig
 from edgeadapt.training.network import DeblurNet, adaptation_terms, restoration_terms
@@ -25,13 +27,18 @@ from edgeadapt.training.stage import (
 class JointStage:
     """Adam on the sum of both losses, the second weighted.
 
-    The paper's settings are the defaults of `JointConfig`.
+    The paper's settings are the defaults of `JointConfig`. With a ``teacher``, what that network
+    restores takes the place of the sharp images (distillation, Hinton et al. 2015): it has no
+    detail that cannot be known from the blurred ones, so fewer images teach the same.
     """
 
     kind = "joint"
 
-    def __init__(self, network: DeblurNet, config: TrainingConfig) -> None:
-        self.network, self.config = network, config
+    def __init__(
+        self, network: DeblurNet, config: TrainingConfig, teacher: DeblurNet | None = None
+    ) -> None:
+        self.network, self.config, self._teacher = network, config, teacher
+        self._teacher_digest = "" if teacher is None else weights_digest(teacher)
         self._parameters = list(network.parameters())
         self._optimizer = torch.optim.Adam(self._parameters, lr=config.joint.learning_rate)
         self._plateau = Plateau(config.joint)
@@ -44,7 +51,8 @@ class JointStage:
         set_rate(self._optimizer, rate)
         self._optimizer.zero_grad()
         with precision(self.config.joint.precision, blurred.device):
-            losses = joint_losses(self.network, blurred, sharp, self.config.joint.restoration)
+            target = self._target(blurred, sharp)
+            losses = joint_losses(self.network, blurred, target, self.config.joint.restoration)
         total = losses["restoration"]
         if "adaptation" in losses:
             total = total + self.config.joint.adaptation_weight * losses["adaptation"]
@@ -63,17 +71,37 @@ class JointStage:
             return {"psnr": self.network.restore(image)}
 
     def state(self) -> dict[str, Any]:
-        """Adam's moments and the plateau's memory."""
-        return {"optimizer": self._optimizer.state_dict(), "plateau": self._plateau.state()}
+        """Adam's moments, the plateau's memory, and which network teaches."""
+        taught = {"teacher": self._teacher_digest} if self._teacher_digest else {}
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "plateau": self._plateau.state(),
+        } | taught
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave.
+
+        Raises:
+            CheckpointError: if another network taught then, or none.
+        """
+        if state.get("teacher", "") != self._teacher_digest:
+            raise CheckpointError(
+                "this run had another teacher, or none.",
+                "resume it with the --teacher that it was begun with.",
+            )
         self._optimizer.load_state_dict(state["optimizer"])
         self._plateau.load_state(state["plateau"])
 
     def adaptation(self) -> LearnedAdaptation:
         """Nothing was learned about adaptation: what the [meta] section says."""
         return configured_adaptation(self.config.meta)
+
+    def _target(self, blurred: Tensor, sharp: Tensor) -> Tensor:
+        """What the restored images are held to, at the finest scale."""
+        if self._teacher is None:
+            return sharp
+        with torch.no_grad():
+            return self._teacher.restore(blurred)
 
     def _rate(self, iteration: int) -> float:
         config = self.config.joint
@@ -135,6 +163,15 @@ def joint_losses(
     if outputs.reconstructed:
         losses["adaptation"] = adaptation_terms(network, outputs, blurred).sum()
     return losses
+
+
+def weights_digest(network: DeblurNet) -> str:
+    """Hexadecimal SHA-256 of all weights, by name."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def cosine_rate(config: JointConfig, iteration: int) -> float:

@@ -33,8 +33,6 @@ from edgeadapt.training.processes import any_process, average_over
 from edgeadapt.training.report import Report
 from edgeadapt.training.validation import validate
 
-STAGES: dict[str, type[JointStage] | type[MetaStage]] = {"joint": JointStage, "meta": MetaStage}
-
 
 @dataclass(frozen=True)
 class Job:
@@ -47,6 +45,7 @@ class Job:
     start: Path | None = None  # checkpoint whose weights to begin with
     resume: bool = False  # go on from last.pt in the folder; begin afresh if there is none
     minutes: float = math.inf  # stop after this time, with a checkpoint
+    teacher: Path | None = None  # joint: checkpoint of the network whose restorations are targets
 
     @property
     def iterations(self) -> int:
@@ -73,14 +72,13 @@ class Run:
         self._deadline = time.monotonic() + 60 * job.minutes
         resumed = _read_last(job)
         network = _starting_network(job, resumed)
-        _check_sizes(job, network, fabric.world_size)
+        _check_crop(job, network, "the network")
+        _check_batch(job, fabric.world_size)
         self._memory = (
             torch.channels_last if job.config.run.channels_last else torch.contiguous_format
         )
-        network.to(fabric.device)
-        if job.config.run.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.stage = STAGES[job.kind](network, job.config)
+        self._place(network)
+        self.stage = self._open_stage(network)
         self.done, self.best_psnr = 0, -math.inf
         if resumed is not None:
             self.stage.load_state(resumed.stage)
@@ -127,6 +125,18 @@ class Run:
             best_psnr=self.best_psnr,
             stage=self.stage.state(),
         )
+
+    def _place(self, network: DeblurNet) -> DeblurNet:
+        return network.to(self._fabric.device).to(memory_format=self._memory)  # type: ignore[call-overload]
+
+    def _open_stage(self, network: DeblurNet) -> JointStage | MetaStage:
+        if self.job.kind == "meta":
+            return MetaStage(network, self.job.config)
+        if self.job.teacher is None:
+            return JointStage(network, self.job.config)
+        teacher = restore_network(load_checkpoint(self.job.teacher), self.job.teacher)
+        _check_crop(self.job, teacher, "the teacher")
+        return JointStage(network, self.job.config, self._place(teacher))
 
     def _open_data(self, multiple: int) -> None:
         data, cache = self.job.config.data, ImageCache(self.job.config.data.cache_megabytes)
@@ -226,10 +236,13 @@ def _starting_network(job: Job, resumed: Checkpoint | None) -> DeblurNet:
     return network
 
 
-def _check_sizes(job: Job, network: DeblurNet, processes: int) -> None:
+def _check_crop(job: Job, network: DeblurNet, whose: str) -> None:
     crop, multiple = job.config.data.crop, network.size_multiple
     if crop % multiple:
-        raise ConfigError(f"data.crop: must be a multiple of {multiple}, got {crop}.")
+        raise ConfigError(f"data.crop: must be a multiple of {multiple} for {whose}, got {crop}.")
+
+
+def _check_batch(job: Job, processes: int) -> None:
     if job.batch % processes:
         raise ConfigError(
             f"{job.kind}.batch: must be a multiple of the {processes} processes, got {job.batch}."

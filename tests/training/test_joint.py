@@ -49,6 +49,26 @@ def test_a_step_is_adam_on_the_weighted_sum_of_both_losses(weight: float, kind: 
         torch.testing.assert_close(network.get_parameter(name), parameter, rtol=1e-9, atol=1e-11)
 
 
+def test_a_teacher_takes_the_place_of_the_sharp_images() -> None:
+    network, teacher = tiny_network(1), tiny_network(2)
+    taught, shown = copy.deepcopy(network), copy.deepcopy(network)
+    config = tiny_config()
+    stage, plain = JointStage(taught, config, teacher), JointStage(shown, config)
+    before = copy.deepcopy(teacher.state_dict())
+    for iteration in range(2):
+        blurred, sharp = images(iteration, 2)
+        values = stage.step(iteration, blurred, torch.full_like(sharp, torch.nan), alone)
+        with torch.no_grad():
+            target = teacher(blurred).restored[0]
+        same = plain.step(iteration, blurred, target, alone)
+        assert torch.equal(values["loss"], same["loss"])
+    for name, parameter in taught.named_parameters():
+        assert torch.equal(parameter, shown.get_parameter(name))
+        assert not torch.equal(parameter, network.get_parameter(name))
+    for name, weight in before.items():
+        assert torch.equal(teacher.state_dict()[name], weight)
+
+
 def test_the_psnr_loss_is_the_mean_psnr_of_the_images() -> None:
     network = tiny_network(3)
     blurred, sharp = images(4, 3)

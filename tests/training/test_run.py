@@ -180,7 +180,34 @@ def test_what_does_not_fit_is_refused(place: Path) -> None:
     start = ("--start", str(place / "run" / LAST))
     refuse(CheckpointError, r"another network than the \[network\] section", "meta", "b", *start)
     (place / "tiny.toml").write_text(TOML.replace("crop = 16", "crop = 18"))
-    refuse(ConfigError, r"data.crop: must be a multiple of 4, got 18", "joint", "c")
+    refuse(ConfigError, r"data.crop: must be a multiple of 4 for the network, got 18", "joint", "c")
+
+
+def test_a_taught_run_goes_on_with_the_same_teacher_only(place: Path) -> None:
+    for name in ("teacher", "other"):
+        run(place, "joint", name, "--iterations", "1" if name == "teacher" else "2")
+    teacher = ("--teacher", str(place / "teacher" / LAST))
+    whole = run(place, "joint", "whole", *teacher, "--iterations", "4")
+    run(place, "joint", "parts", *teacher, "--iterations", "2")
+    resumed = run(place, "joint", "parts", *teacher, "--iterations", "4", "--resume")
+    assert_same(dict(resumed.weights), dict(whole.weights))
+    untaught = run(place, "joint", "untaught", "--iterations", "4")
+    assert any(not torch.equal(untaught.weights[name], w) for name, w in whole.weights.items())
+
+    def refuse(*more: str) -> None:
+        before = (place / "parts" / LAST).read_bytes()
+        with pytest.raises(CheckpointError, match=r"had another teacher, or none.*--teacher"):
+            run(place, "joint", "parts", *more, "--iterations", "6", "--resume")
+        assert (place / "parts" / LAST).read_bytes() == before
+
+    refuse()
+    refuse("--teacher", str(place / "other" / LAST))
+    with pytest.raises(CheckpointError, match="no such file"):
+        run(place, "joint", "none", "--teacher", str(place / "none" / LAST))
+    smaller = TOML.replace("n_scales = 2", "n_scales = 1").replace("crop = 16", "crop = 18")
+    (place / "tiny.toml").write_text(smaller)
+    with pytest.raises(ConfigError, match="a multiple of 4 for the teacher, got 18"):
+        run(place, "joint", "crop", *teacher)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(place: Path) -> None:
@@ -220,9 +247,14 @@ def test_two_processes_have_the_gradients_of_one(place: Path, kind: str) -> None
     tail = [str(place / "script.py"), str(place), kind]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for command in ([], launch):
-        subprocess.run(
-            [sys.executable, *command, *tail], check=True, capture_output=True, timeout=300
+        done = subprocess.run(
+            [sys.executable, *command, *tail],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
+        assert done.returncode == 0, done.stderr
     size, weights, gradients = torch.load(place / f"{kind}1.0")
     parts = [torch.load(place / f"{kind}2.{rank}") for rank in range(2)]
     assert (size, parts[0][0]) == (1, 2)
