@@ -66,6 +66,11 @@ class Report:
             line = f"{self._title} {done}/{self._total} {news} {self._pace(done)}"
             self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
+    def note(self, text: str) -> None:
+        """Say something that is no value; nothing if ``text`` is empty."""
+        if self._active and text:
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
     def advance(self, done: int) -> None:
         """Move the bar."""
         if self._active:

@@ -31,6 +31,7 @@ from edgeadapt.training.meta import MetaStage
 from edgeadapt.training.network import DeblurNet
 from edgeadapt.training.processes import any_process, average_over
 from edgeadapt.training.report import Report
+from edgeadapt.training.stage import precision_note
 from edgeadapt.training.validation import validate
 
 
@@ -51,6 +52,11 @@ class Job:
     def iterations(self) -> int:
         """Length of the stage."""
         return self.config.joint.iterations if self.kind == "joint" else self.config.meta.iterations
+
+    @property
+    def precision(self) -> str:
+        """Of the stage: fp32 | bf16."""
+        return self.config.joint.precision if self.kind == "joint" else self.config.meta.precision
 
     @property
     def batch(self) -> int:
@@ -98,6 +104,7 @@ class Run:
         with Report(
             self.job.folder, self.job.kind, self.job.iterations, self.done, first
         ) as report:
+            report.note(precision_note(self.job.precision, self._fabric.device))
             workers = self.job.config.run.workers
             batches = self._batches.ahead(self.done, self.job.iterations, workers)
             for iteration, blurred, sharp in batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -143,6 +144,33 @@ def test_the_files_of_a_run(place: Path) -> None:
     events.Reload()
     assert {"train/loss", "train/learning_rate", "validation/psnr"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == [10, 20, 30, 40, 50]
+
+
+@pytest.mark.parametrize(
+    ("capability", "machine", "given", "said"),
+    [
+        ("AVX2", "x86_64", "bf16", True),
+        ("DEFAULT", "AMD64", "bf16", True),
+        ("AVX512", "x86_64", "bf16", False),
+        ("DEFAULT", "aarch64", "bf16", False),
+        ("AVX2", "x86_64", "fp32", False),
+    ],
+)
+def test_emulated_bfloat16_is_pointed_out(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    machine: str,
+    given: str,
+    said: bool,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    (place / "tiny.toml").write_text(TOML.replace("[joint]", f'[joint]\nprecision = "{given}"'))
+    command = arguments(place, "joint", "run", "--iterations", "1")
+    result = CliRunner().invoke(train, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert ('Set precision = "fp32"' in result.stderr) is said
 
 
 def test_the_time_limit_stops_a_run_with_a_checkpoint(place: Path) -> None:
