@@ -52,7 +52,9 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 @train.command()
 @_with_options
 @click.option(
-    "--teacher", type=_PATH, help="Checkpoint: learn to restore as it does, not sharp images."
+    "--teacher",
+    type=_PATH,
+    help="Checkpoint of a network; what it restores is learned instead of the sharp images.",
 )
 def joint(**options: Any) -> None:
     """Train restoration and reconstruction together (Eq. 3)."""
