@@ -2,11 +2,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from edgeadapt.runtime.tensorrt.interrupt import interrupt_kept
 from edgeadapt.runtime.tensorrt.library import Choices, Library
+
+
+@pytest.fixture(autouse=True)
+def pythons_handler() -> Iterator[None]:
+    """What a script in the background starts ignores SIGINT, and Python then sets no handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def swallowed_interrupt() -> None:
