@@ -23,7 +23,12 @@ from edgeadapt.training.checkpoint import (
     restore_network,
     save_checkpoint,
 )
-from edgeadapt.training.config import TrainingConfig, structure_config
+from edgeadapt.training.config import (
+    JointConfig,
+    MetaConfig,
+    TrainingConfig,
+    structure_config,
+)
 from edgeadapt.training.data import Batches, open_batches, validation_pairs
 from edgeadapt.training.images import ImageCache
 from edgeadapt.training.joint import JointStage
@@ -49,19 +54,9 @@ class Job:
     teacher: Path | None = None  # joint: checkpoint of the network whose restorations are targets
 
     @property
-    def iterations(self) -> int:
-        """Length of the stage."""
-        return self.config.joint.iterations if self.kind == "joint" else self.config.meta.iterations
-
-    @property
-    def precision(self) -> str:
-        """Of the stage: fp32 | bf16."""
-        return self.config.joint.precision if self.kind == "joint" else self.config.meta.precision
-
-    @property
-    def batch(self) -> int:
-        """Pairs an iteration, over all processes."""
-        return self.config.joint.batch if self.kind == "joint" else self.config.meta.batch
+    def section(self) -> JointConfig | MetaConfig:
+        """The part of the configuration that is about this stage."""
+        return self.config.joint if self.kind == "joint" else self.config.meta
 
 
 class Run:
@@ -102,16 +97,16 @@ class Run:
             self.job.folder.mkdir(parents=True, exist_ok=True)
             self._save(better=False)
         with Report(
-            self.job.folder, self.job.kind, self.job.iterations, self.done, first
+            self.job.folder, self.job.kind, self.job.section.iterations, self.done, first
         ) as report:
-            report.note(precision_note(self.job.precision, self._fabric.device))
+            report.note(precision_note(self.job.section.precision, self._fabric.device))
             workers = self.job.config.run.workers
-            batches = self._batches.ahead(self.done, self.job.iterations, workers)
+            batches = self._batches.ahead(self.done, self.job.section.iterations, workers)
             for iteration, blurred, sharp in batches:
                 values = self._step(iteration, blurred, sharp)
                 self.done = iteration + 1
                 over = any_process(self._fabric, time.monotonic() > self._deadline)
-                over = over or self.done == self.job.iterations
+                over = over or self.done == self.job.section.iterations
                 if over or self.done % self.job.config.run.log_every == 0:
                     report.values(self.done, _finite(values, self.done))
                 if first:
@@ -149,7 +144,7 @@ class Run:
         data, cache = self.job.config.data, ImageCache(self.job.config.data.cache_megabytes)
         rank, processes = self._fabric.global_rank, self._fabric.world_size
         self._batches: Batches = open_batches(
-            data, self.job.data, cache, self.job.batch, rank, processes
+            data, self.job.data, cache, self.job.section.batch, rank, processes
         )
         first = self._fabric.is_global_zero  # the others wait for it at the next average
         self._pairs = validation_pairs(data, self.job.data, cache, multiple) if first else []
@@ -250,9 +245,10 @@ def _check_crop(job: Job, network: DeblurNet, whose: str) -> None:
 
 
 def _check_batch(job: Job, processes: int) -> None:
-    if job.batch % processes:
+    batch = job.section.batch  # pairs an iteration, over all processes
+    if batch % processes:
         raise ConfigError(
-            f"{job.kind}.batch: must be a multiple of the {processes} processes, got {job.batch}."
+            f"{job.kind}.batch: must be a multiple of the {processes} processes, got {batch}."
         )
 
 
